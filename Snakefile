@@ -1,0 +1,42 @@
+# camflow: from images with class labels to localisation maps, pseudo-masks, segmentation networks and their scores.
+# The rules are in workflow/rules, one topic a file; what runs and where it lives is decided by camflow/plan.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+ROOT = Path(workflow.current_basedir)
+sys.path.insert(0, str(ROOT))
+
+
+# A config.yaml in the working folder takes the place of the embedded default; --configfile adds overlays to either.
+CONFIG = "config.yaml" if Path("config.yaml").exists() else str(ROOT / "config.yaml")
+
+
+configfile: CONFIG
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/data.smk"
+include: "workflow/rules/classify.smk"
+include: "workflow/rules/localize.smk"
+include: "workflow/rules/refine.smk"
+include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/report.smk"
+
+
+rule all:
+    input:
+        PLAN.readable(),
+    default_target: True
+
+
+rule tables:
+    input:
+        expand("results/tables/scores{suffix}", suffix=TABLE_SUFFIXES),

@@ -1,0 +1,1 @@
+"""Weakly-supervised localisation and segmentation: every published method as an interchangeable stage."""

@@ -1,0 +1,1 @@
+"""Photos, dataset readers, the check, the catalog, the embedded dataset, downloads."""

@@ -1,0 +1,1 @@
+"""Confusion matrices, the threshold sweep and the scores."""

@@ -1,0 +1,1 @@
+"""Seed maps, and one file per localizer."""

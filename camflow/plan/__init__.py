@@ -1,0 +1,1 @@
+"""What runs and where it lives: config, recipes, keys, views. Imported by no stage."""

@@ -1,0 +1,167 @@
+"""What every job does before and after its stage: log, check its key against the disk, fail with one clear sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import platform
+import sys
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from camflow.errors import CamflowError, RecipeError, StoreError
+from camflow.plan.plan import Plan, parse_target
+from camflow.store import write_json
+
+_VERSIONED = ("torch", "torchvision", "numpy", "h5py", "pydensecrf2", "pillow", "scipy", "scikit-learn")
+
+
+class Job:
+    """A planned job: its description (see ``Plan.job``) and the files Snakemake gives it."""
+
+    def __init__(self, snakemake):
+        self.description: dict[str, Any] = json.loads(snakemake.params.job)
+        self.input = snakemake.input
+        self.output = snakemake.output
+        self.threads = int(snakemake.threads)
+        self.log = Path(snakemake.log[0]) if snakemake.log else None
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self.description[name]
+        except KeyError as error:
+            raise AttributeError(name) from error
+
+    @property
+    def device(self) -> str:
+        """``runtime.device`` with ``auto`` resolved to what the machine has."""
+        import torch
+
+        wanted = self.runtime["device"]
+        if wanted == "auto":
+            return "cuda" if torch.cuda.is_available() else "cpu"
+        if wanted.startswith("cuda") and not torch.cuda.is_available():
+            raise CamflowError(f"runtime.device is {wanted}, but this machine shows no GPU to torch; set it to cpu or auto")
+        return wanted
+
+    @property
+    def key(self) -> str:
+        """Key of the recipe's last segment."""
+        return self.segments[-1].rsplit("-", 1)[-1]
+
+    @property
+    def scratch(self) -> Path:
+        """Folder for checkpoints, keyed like the target; Snakemake does not know it and never deletes it."""
+        return Path("results/scratch").joinpath(*self.segments)
+
+    def meta(self, **more: Any) -> dict[str, Any]:
+        """The envelope of what this job writes."""
+        return {
+            "recipe": self.recipe,
+            "target": self.target,
+            "segments": self.segments,
+            "key": self.key,
+            "token": self.token,
+            "parameters": self.parameters,
+            "software": software(),
+            **more,
+        }
+
+    def verify(self) -> None:
+        """Refuse to run when config, code or data on disk no longer give the path this job was planned for."""
+        plan = Plan.load(self.files, self.overrides)
+        now = plan.output_now(self.description)
+        if self.description.get("segments"):
+            for key, parts in plan.explain(parse_target(self.target)).items():
+                register = plan.store / "keys" / f"{key}.json"
+                if not register.exists():
+                    write_json(register, parts)
+        plan.save_caches()
+        if now != self.description["output"]:
+            raise RecipeError(
+                f"{self.description['output']} was planned, but config, code and data on disk now give {now}: something "
+                "was edited after planning. Nothing was written; start Snakemake again."
+            )
+
+
+def software() -> dict[str, str]:
+    """Versions of what computes the numbers."""
+    versions = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    return versions
+
+
+class _Tee:
+    """A stream that writes to the log and to the terminal."""
+
+    def __init__(self, log: TextIO, terminal: TextIO):
+        self._log, self._terminal = log, terminal
+
+    def write(self, text: str) -> int:
+        self._terminal.write(text)
+        return self._log.write(text)
+
+    def flush(self) -> None:
+        self._log.flush()
+        self._terminal.flush()
+
+    def isatty(self) -> bool:
+        return self._terminal.isatty()
+
+    def fileno(self) -> int:
+        return self._terminal.fileno()
+
+
+@contextlib.contextmanager
+def start(snakemake) -> Iterator[Job]:
+    """Run a stage: log its output, verify its key, turn a user's error into one sentence and exit code 1.
+
+    Library modules are imported by the script before this is entered, so that the code verified is not older than the
+    code loaded. A damaged input is moved aside, so that the next run makes it anew.
+    """
+    job = Job(snakemake)
+    terminal = sys.stderr
+    with contextlib.ExitStack() as stack:
+        log = stack.enter_context(open(job.log, "w", encoding="utf-8", buffering=1)) if job.log else None
+        if log is not None:
+            stream = _Tee(log, terminal) if terminal.isatty() else log
+            stack.enter_context(contextlib.redirect_stderr(stream))
+            stack.enter_context(contextlib.redirect_stdout(stream))
+        try:
+            job.verify()
+            yield job
+        except CamflowError as error:
+            lines = [f"{job.target}: {error}"]
+            if isinstance(error, StoreError):
+                lines += [f"Moved aside as {path}; run the same command again to make it anew." for path in _set_aside(job, error)]
+            for stream in {log, terminal} - {None}:
+                print("\nERROR: " + "\n".join(lines), file=stream, flush=True)
+            raise SystemExit(1) from None
+        except Exception:
+            traceback.print_exc()
+            print(f"\nERROR: {job.target}: unexpected failure, see {job.log}\n", file=terminal, flush=True)
+            if log is not None:
+                traceback.print_exc(file=terminal)
+            raise SystemExit(1) from None
+
+
+def _set_aside(job: Job, error: StoreError) -> list[Path]:
+    """Rename a damaged input (and, for a shard, the index over it) so that it is made again."""
+    damaged = error.path.absolute()
+    moved = []
+    for given in job.input:
+        path = Path(str(given)).absolute()
+        split = ".".join(path.name.split("-")[0].split(".")[:2])
+        shards = path.with_name(f"{split}.shards")
+        if damaged == path or damaged.parent == shards:
+            for file in {damaged, path}:
+                if file.exists():
+                    aside = file.with_name(file.name + ".corrupt")
+                    file.replace(aside)
+                    moved.append(aside)
+    return moved

@@ -1,0 +1,483 @@
+"""The plan: which files a recipe has, where they live, what they are made from and which key each carries.
+
+The Snakefile asks it for paths, inputs and job descriptions; a job asks it, from the files on disk at that moment,
+whether what it was planned as is still what it is about to do.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import functools
+import itertools
+import json
+import os
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from camflow.errors import ConfigError, RecipeError, did_you_mean
+from camflow.plan import keys
+from camflow.plan.config import METHOD_KEY, instances, load_config, methods, section_of
+from camflow.plan.content import Content, FileDigests, read_manifest
+from camflow.plan.recipe import KINDS, Target, leaf, parse_target, target
+
+SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
+PROJECT = SCRIPTS.parents[1]
+
+# Script of a segment's own method: <verb>_<method>.py
+VERBS = {"dataset": "prepare", "classifier": "train", "localizer": "localize", "refiner": "refine", "segmenter": "segment"}
+
+
+class Plan:
+    """A configuration with everything that follows from it. Build it with ``Plan.load``."""
+
+    def __init__(self, config: dict[str, Any], files: Sequence[str], overrides: dict[str, Any], results: str = "results"):
+        self.config = config
+        self.files = [str(path) for path in files]
+        self.overrides = overrides
+        self.results = Path(results)
+        self.store = self.results / "store"
+
+    @classmethod
+    def load(cls, files: Sequence[str | Path], overrides: dict[str, Any] | None = None) -> Plan:
+        """Read the config files (the later over the earlier) and the command line's overrides."""
+        overrides = dict(overrides or {})
+        return cls(load_config(files, overrides), [str(path) for path in files], overrides)
+
+    # --- instances ---------------------------------------------------------------------------------------------------
+
+    def instance(self, kind: str, name: str) -> dict[str, Any]:
+        """Effective parameters of an instance. Raises ``RecipeError`` naming the nearest instance."""
+        section = section_of(kind)
+        known = self.config.get(section, {})
+        if name not in known:
+            raise RecipeError(f"there is no {kind} '{name}' in {section} of the config{did_you_mean(name, known)}")
+        return known[name]
+
+    def method(self, kind: str, name: str) -> str:
+        """Method (or dataset format) of an instance."""
+        return self.instance(kind, name)[METHOD_KEY.get(section_of(kind), "method")]
+
+    def _entry(self, kind: str, name: str) -> dict[str, Any]:
+        return methods(section_of(kind))[self.method(kind, name)]
+
+    @functools.cache  # noqa: B019  (one plan a process)
+    def check(self, steps: tuple[str, ...]) -> None:
+        """Refuse a recipe with an unknown part or an incompatible pair. Raises ``RecipeError``."""
+        provided: set[str] = set()
+        for kind, name in zip(KINDS, steps, strict=False):
+            entry = self._entry(kind, name)
+            missing = set(entry.get("x-needs", ())) - provided
+            if missing:
+                raise RecipeError(
+                    f"{'/'.join(steps)}: {kind} '{name}' (method {self.method(kind, name)}) needs "
+                    f"{', '.join(sorted(missing))}, which {' and '.join(steps[: KINDS.index(kind)])} does not provide. "
+                    f"{self._compatible(steps, kind)}"
+                )
+            provided |= set(entry.get("x-provides", ()))
+            if kind == "dataset" and self.has_masks(name):
+                provided.add("masks")
+            self._check_values(kind, name, provided)
+
+    def _compatible(self, steps: tuple[str, ...], kind: str) -> str:
+        """A sentence naming what would fit in place of the segment that does not."""
+        index = KINDS.index(kind)
+        provided = {item for k, name in zip(KINDS, steps[:index], strict=False) for item in self._entry(k, name).get("x-provides", ())}
+        fitting = [
+            name for name in instances(self.config, section_of(kind)) if set(self._entry(kind, name).get("x-needs", ())) <= provided
+        ]
+        return f"What fits here: {', '.join(fitting)}." if fitting else f"No {kind} of this config fits here."
+
+    def _check_values(self, kind: str, name: str, provided: set[str]) -> None:
+        if kind == "refiner" and self.instance(kind, name).get("threshold") == "best" and "masks" not in provided:
+            raise RecipeError(
+                f"refiner '{name}' takes the best threshold of the training masks, but the dataset has none; "
+                f"set refiners.{name}.threshold to a number such as 0.3"
+            )
+
+    def has_masks(self, dataset: str) -> bool:
+        """Whether the dataset's config promises label maps to score against."""
+        return bool(self.instance("dataset", dataset).get("has_masks", True))
+
+    # --- keys --------------------------------------------------------------------------------------------------------
+
+    def _code(self, kind: str, name: str) -> dict[str, str]:
+        method = self.method(kind, name)
+        roots: list[str | Path] = [self._script(VERBS[kind], method)]
+        if kind == "dataset":
+            roots = [SCRIPTS / "check_dataset.py", f"camflow.data.readers.{self._entry(kind, name)['x-reader']}"]
+            if self.is_made(name):
+                roots.append(self._script(VERBS[kind], method))
+        if kind == "localizer":
+            roots.append(SCRIPTS / "join_shards.py")
+        return keys.code_digests(roots)
+
+    def _script(self, verb: str, method: str) -> Path:
+        return SCRIPTS / f"{verb}_{method}.py"
+
+    def _parameters(self, kind: str, name: str) -> dict[str, Any]:
+        where = set(self._entry(kind, name).get("x-location", ()))  # where the files are says nothing of what is in them
+        return {key: value for key, value in self.instance(kind, name).items() if key not in where}
+
+    @functools.cache  # noqa: B019
+    def parts(self, steps: tuple[str, ...]) -> dict[str, Any]:
+        """Everything that decides the last segment of a recipe, by name; its digest is the segment's key."""
+        kind, name = KINDS[len(steps) - 1], steps[-1]
+        parts = {
+            "kind": kind,
+            "parameters": self._parameters(kind, name),
+            "code": self._code(kind, name),
+            "sources": self._sources(steps),
+        }
+        if kind == "classifier":
+            # A trained network belongs to no split, so what it was trained on is in its own key.
+            splits = ["train"] + (["val"] if self.instance(kind, name).get("monitor") == "val" else [])
+            parts["content"] = {split: self.content(steps[0]).digest(split, ("images", "labels")) for split in splits}
+        return parts
+
+    def _sources(self, steps: tuple[str, ...]) -> dict[str, str]:
+        """Keys of what the segment reads besides its own prefix."""
+        kind, name = KINDS[len(steps) - 1], steps[-1]
+        sources = {}
+        for key, rule in self._entry(kind, name).get("properties", {}).items():
+            value = self.instance(kind, name).get(key)
+            if rule.get("x-recipe") and value:
+                other = (steps[0], *str(value).split("/"))
+                self.check(other)
+                try:
+                    sources[key] = "/".join(self.segments(other))
+                except RecursionError:
+                    raise RecipeError(f"{kind} '{name}' names '{value}' as its {key}, which leads back to itself") from None
+        if self._needs_threshold(steps):
+            sources["threshold"] = self.token(self.seed_score(steps))
+        return sources
+
+    def _needs_threshold(self, steps: tuple[str, ...]) -> bool:
+        return len(steps) >= 4 and self.instance("refiner", steps[3]).get("threshold") == "best"
+
+    def seed_score(self, steps: tuple[str, ...]) -> Target:
+        """The score whose best threshold a recipe takes over."""
+        return target(steps[:3], "score", self.config["evaluation"]["threshold_from"])
+
+    @functools.cache  # noqa: B019
+    def key(self, steps: tuple[str, ...]) -> str:
+        """Key of the last segment of a recipe."""
+        return keys.short(self.parts(steps))
+
+    def segments(self, steps: tuple[str, ...]) -> list[str]:
+        """``[name-key, ...]`` of a recipe."""
+        return [f"{steps[n]}-{self.key(steps[: n + 1])}" for n in range(len(steps))]
+
+    @functools.cache  # noqa: B019
+    def token_parts(self, goal: Target, shard: tuple[int, int] | None = None) -> dict[str, Any]:
+        """What decides a file beyond its folder's key: content of its split, its own script, what it reads."""
+        item = goal.leaf
+        parts: dict[str, Any] = {}
+        if item.facets:
+            split = goal.split or "train"
+            parts["content"] = {split: self.content(goal.steps[0]).digest(split, item.facets, shard)}
+        if item.script:
+            parts["code"] = keys.code_digests([self._script_file(item.script)])
+            parts["parameters"] = {section: self.config[section] for section in item.sections}
+        if item.stem != "catalog" and not shard:
+            parts["reads"] = {key: self.token(value) for key, value in self.reads(goal).items() if value.leaf.stem != "catalog"}
+        return {key: value for key, value in parts.items() if value}
+
+    def _script_file(self, name: str) -> Path:
+        return SCRIPTS / f"{name}.py"
+
+    def token(self, goal: Target, shard: tuple[int, int] | None = None) -> str:
+        """Key of a file within its folder; empty for a file that its folder's key fully decides."""
+        if not goal.leaf.split and not goal.leaf.script:
+            return ""
+        return keys.short(self.token_parts(goal, shard))
+
+    # --- content -----------------------------------------------------------------------------------------------------
+
+    def is_made(self, dataset: str) -> bool:
+        """Whether the workflow makes (generates or downloads) the dataset itself."""
+        made = self._entry("dataset", dataset).get("x-made", False)
+        return not self.data_root_given(dataset) if made == "unless-root" else bool(made)
+
+    def data_root_given(self, dataset: str) -> str | None:
+        """The user's own folder of a dataset, if the config names one."""
+        item = self.instance("dataset", dataset)
+        return item.get("root") or (self.config.get("voc_root") if item["format"] == "voc" else None)
+
+    def made_folder(self, dataset: str) -> Path:
+        """Where the workflow puts a dataset it makes. Keyed by what makes it, not by how it is read afterwards."""
+        return self.results / "data" / f"{dataset}-{keys.short(self._provenance(dataset))}"
+
+    def _provenance(self, dataset: str) -> dict[str, Any]:
+        script = self._script(VERBS["dataset"], self.method("dataset", dataset))
+        made_by = self._entry("dataset", dataset).get("x-made-by", ())
+        item = self.instance("dataset", dataset)
+        return {"parameters": {key: item.get(key) for key in made_by}, "code": keys.code_digests([script])}
+
+    def data_root(self, dataset: str) -> Path:
+        """Folder a dataset is read from."""
+        given = None if self._entry("dataset", dataset).get("x-made") is True else self.data_root_given(dataset)
+        return Path(given).expanduser() if given else self.made_folder(dataset)
+
+    def reader(self, dataset: str):
+        """The dataset's reader (lists files, decodes nothing until asked)."""
+        from camflow.data.readers.base import make_reader
+
+        return make_reader({**self.instance("dataset", dataset), "root": str(self.data_root(dataset))}, dataset)
+
+    @functools.cache  # noqa: B019
+    def _files(self, dataset: str) -> FileDigests:
+        return FileDigests(self.results / "fingerprints" / f"{dataset}.json")
+
+    @functools.cache  # noqa: B019
+    def content(self, dataset: str) -> Content:
+        """Digests of what is in a dataset."""
+        if not self.is_made(dataset):
+            return Content(self.reader(dataset), self._files(dataset))
+        folder, provenance = self.made_folder(dataset), keys.digest(self._provenance(dataset))
+        manifest = read_manifest(folder)
+        reader = self.reader(dataset) if manifest else None
+        return Content(reader, self._files(dataset), provenance=provenance, manifest=manifest, root=folder)
+
+    def save_caches(self) -> None:
+        """Remember the digests of the files read."""
+        for dataset in self.config.get("datasets", {}):
+            self._files(dataset).save()
+
+    # --- paths -------------------------------------------------------------------------------------------------------
+
+    def folder(self, steps: tuple[str, ...]) -> Path:
+        """Keyed folder of a recipe."""
+        self.check(steps)
+        return self.store.joinpath(*self.segments(steps))
+
+    def path(self, goal: Target, shard: tuple[int, int] | None = None) -> str:
+        """Where a file lives in the store."""
+        folder = self.folder(goal.steps)
+        if shard:
+            part = f"{shard[0]}of{shard[1]}-{self.token(goal, shard)}{goal.leaf.suffix}"
+            return str(folder / f"{goal.leaf.stem}.{goal.split}.shards" / part)
+        return str(folder / goal.leaf.filename(goal.split, self.token(goal)))
+
+    def path_of(self, readable: str) -> str:
+        """Store path of a readable path below the results folder."""
+        if readable.startswith("tables/"):
+            return self.table_path(Path(readable).suffix)
+        return self.path(parse_target(readable))
+
+    def shards(self, steps: tuple[str, ...]) -> int:
+        """Number of shards of a localizer's maps; affects speed alone."""
+        return int(self.config["runtime"]["shards"])
+
+    # --- what a file is made from ------------------------------------------------------------------------------------
+
+    def reads(self, goal: Target) -> dict[str, Target]:
+        """The other files a file is made from, by the name its script knows them under."""
+        steps, split, stem = goal.steps, goal.split, goal.leaf.stem
+        catalog = target(steps[:1], "catalog", split or "train")
+        name = (goal.leaf.kind, stem, goal.leaf.suffix)
+        match name:
+            case ("dataset", "catalog" | "check", _):
+                return {}
+            case ("dataset", _, _):
+                return {"catalog": catalog}
+            case ("classifier", "classifier", _) | ("classifier", "training", ".csv"):
+                extra = {"monitor": target(steps[:1], "catalog", "val")} if self._monitors(steps) else {}
+                return {"catalog": catalog, **extra}
+            case ("classifier", "training", ".png"):
+                return {"training": target(steps[:2], "training", suffix=".csv")}
+            case ("classifier", "score", _) | ("localizer", "maps", _):
+                return {"catalog": catalog, "classifier": target(steps[:2], "classifier")}
+            case ("localizer", "score", _):
+                other = self.seed_score(steps)
+                chosen = {"threshold": other} if other.split != split else {}
+                return {"catalog": catalog, "maps": target(steps[:3], "maps", split), **chosen}
+            case ("localizer", "curve", _):
+                return {"score": target(steps[:3], "score", split)}
+            case ("refiner", "masks", _):
+                chosen = {"threshold": self.seed_score(steps)} if self._needs_threshold(steps) else {}
+                return {"catalog": catalog, "maps": target(steps[:3], "maps", split), **chosen}
+            case ("refiner", "score", _):
+                return {"catalog": catalog, "masks": target(steps[:4], "masks", split)}
+            case (_, "overlays", _):
+                masks = {"masks": target(steps[:4], "masks", split)} if len(steps) > 3 else {}
+                chosen = {} if masks or not self.has_masks(steps[0]) else {"threshold": self.seed_score(steps)}
+                return {"catalog": catalog, "maps": target(steps[:3], "maps", split), **masks, **chosen}
+        raise RecipeError(f"no rule is written for {goal.path}")
+
+    def _monitors(self, steps: tuple[str, ...]) -> bool:
+        return self.instance("classifier", steps[1]).get("monitor") == "val"
+
+    def inputs(self, goal: Target) -> dict[str, str]:
+        """Store paths of what a file is made from."""
+        return {name: self.path(item) for name, item in self.reads(goal).items()}
+
+    # --- targets -----------------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def recipes(self) -> list[tuple[str, ...]]:
+        """The configured recipes, braces and ``*`` expanded, each checked."""
+        found: dict[tuple[str, ...], None] = {}
+        for pattern in self.config["recipes"]:
+            for text in _braces(str(pattern).strip("/")):
+                for steps in self._matching(tuple(text.split("/"))):
+                    self.check(steps)
+                    found[steps] = None
+        return list(found)
+
+    def _matching(self, pattern: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        if len(pattern) > len(KINDS) or len(pattern) < 2:
+            raise RecipeError(f"recipes: '{'/'.join(pattern)}' should be dataset/classifier[/localizer[/refiner[/segmenter]]]")
+        choices = []
+        for kind, part in zip(KINDS, pattern, strict=False):
+            names = list(self.config.get(section_of(kind), {}))
+            chosen = fnmatch.filter(names, part) if set(part) & set("*?[") else [part]
+            if part not in chosen and not chosen:
+                raise RecipeError(f"recipes: nothing in {section_of(kind)} matches '{part}'{did_you_mean(part, names)}")
+            choices.append(chosen)
+        wild = any(set(part) & set("*?[") for part in pattern)
+        for steps in itertools.product(*choices):
+            try:
+                self.check(steps)
+            except RecipeError:
+                if not wild:
+                    raise
+                continue  # a wildcard asks for the pairs that fit
+            yield steps
+
+    @functools.cached_property
+    def prefixes(self) -> list[tuple[str, ...]]:
+        """Every recipe and every part of one that has a score, shortest first."""
+        found = {steps[:length]: None for steps in self.recipes for length in range(2, len(steps) + 1)}
+        return sorted(found, key=lambda steps: (len(steps), steps))
+
+    def scores(self) -> list[Target]:
+        """The scores of the configured recipes and of their parts."""
+        return [
+            target(steps, "score", split)
+            for steps in self.prefixes
+            if len(steps) == 2 or self.has_masks(steps[0])
+            for split in self.config["evaluation"]["splits"]
+        ]
+
+    def figures(self) -> list[Target]:
+        """The figures of the report."""
+        split = self.config["report"]["split"]
+        found = [target((name,), "pictures", split) for name in dict.fromkeys(steps[0] for steps in self.recipes)]
+        for steps in self.prefixes:
+            if len(steps) == 2:
+                found.append(target(steps, "training", suffix=".png"))
+            if len(steps) == 3 and self.has_masks(steps[0]):
+                found.append(target(steps, "curve", split))
+            if len(steps) in (3, 4):
+                found.append(target(steps, "overlays", split))
+        return found
+
+    def table_parts(self) -> dict[str, Any]:
+        """What decides the table of scores."""
+        return {
+            "code": keys.code_digests([self._script_file("make_tables")]),
+            "parameters": self.config["tables"],
+            "scores": {goal.path: self.path(goal) for goal in self.scores()},
+        }
+
+    def table_path(self, suffix: str) -> str:
+        """Store path of the table of scores."""
+        if suffix not in TABLE_SUFFIXES:
+            raise RecipeError(f"tables come as {', '.join(TABLE_SUFFIXES)}, not '{suffix}'")
+        return str(self.store / "tables" / f"scores-{keys.short(self.table_parts())}{suffix}")
+
+    def readable(self) -> list[str]:
+        """Readable paths of the default target: scores, figures, the table."""
+        goals = [goal.path for goal in (*self.scores(), *self.figures())]
+        return [str(self.results / path) for path in (*goals, *(f"tables/scores{suffix}" for suffix in TABLE_SUFFIXES))]
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    def job(self, goal: Target, shard: tuple[int, int] | None = None) -> str:
+        """Everything a job needs to know, as JSON text: what it makes, with which parameters, under which key."""
+        return self._describe(
+            goal.path,
+            goal.steps,
+            self.path(goal, shard),
+            split=goal.split,
+            shard=list(shard) if shard else None,
+            segments=self.segments(goal.steps),
+            token=self.token(goal, shard),
+            data_root=str(self.data_root(goal.steps[0])),
+        )
+
+    def _describe(self, goal: str, steps: tuple[str, ...], output: str, **more: Any) -> str:
+        described = {
+            "target": goal,
+            "recipe": "/".join(steps),
+            "output": output,
+            "parameters": self.instance(KINDS[len(steps) - 1], steps[-1]) if steps else {},
+            "sections": {section: self.config[section] for section in ("evaluation", "report", "tables")},
+            "runtime": self.config["runtime"],
+            "files": self.files,
+            "overrides": self.overrides,
+            **more,
+        }
+        return json.dumps(described, sort_keys=True)
+
+    def training_threads(self, keyed: str) -> int:
+        """Threads of a training job; they change rounding, so they are parameters of the instance."""
+        return int(self.instance("classifier", keyed.rsplit("-", 1)[0]).get("threads", 1))
+
+    def output_now(self, description: dict[str, Any]) -> str:
+        """The path that config, code and data on disk now give for a job described earlier."""
+        goal = description["target"]
+        if goal.startswith("tables/"):
+            return self.table_path(Path(goal).suffix)
+        if goal.startswith("data/"):
+            return str(self.made_folder(goal.removeprefix("data/")) / "manifest.json")
+        shard = description.get("shard")
+        return self.path(parse_target(goal), tuple(shard) if shard else None)
+
+    def prepare_job(self, keyed: str) -> str:
+        """Description of the job that makes a dataset; ``keyed`` is its ``name-key`` folder."""
+        name = keyed.rsplit("-", 1)[0]
+        folder = self.made_folder(name)
+        if folder.name != keyed:
+            raise RecipeError(f"{keyed} was asked for, but config and code now give {folder.name}; start Snakemake again")
+        return self._describe(f"data/{name}", (name,), str(folder / "manifest.json"), data_root=str(folder))
+
+    def table_job(self, token: str) -> str:
+        """Description of the job that makes the table of scores."""
+        path = self.table_path(".csv")
+        if token not in path:
+            raise RecipeError(f"the table {token} was asked for, but config and code now give {path}; start Snakemake again")
+        return self._describe("tables/scores.csv", (), path, token=token, scores=[goal.path for goal in self.scores()])
+
+    def explain(self, goal: Target, shard: tuple[int, int] | None = None) -> dict[str, Any]:
+        """The parts of every key in a target's path, for the key register and ``camflow why``."""
+        found = {
+            self.key(goal.steps[: n + 1]): {"of": "/".join(goal.steps[: n + 1]), **self.parts(goal.steps[: n + 1])}
+            for n in range(len(goal.steps))
+        }
+        if not shard and (token := self.token(goal)):
+            found[token] = {"of": goal.path, **self.token_parts(goal)}
+        return found
+
+
+TABLE_SUFFIXES = (".csv", ".md", ".html")
+
+
+def _braces(text: str) -> list[str]:
+    """``a/{b,c}/d`` -> ``[a/b/d, a/c/d]``."""
+    match = re.search(r"\{([^{}]*)\}", text)
+    if match is None:
+        if "{" in text or "}" in text:
+            raise ConfigError(f"recipes: '{text}' has a brace without its partner")
+        return [text]
+    return [found for choice in match[1].split(",") for found in _braces(text[: match.start()] + choice.strip() + text[match.end() :])]
+
+
+def default_files(extra: Sequence[str | Path] = ()) -> list[str]:
+    """The default config followed by overlays, relative to the working folder where possible."""
+    return [os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path) for path in ("config.yaml", *extra)]
+
+
+__all__ = ["KINDS", "Plan", "default_files", "leaf", "parse_target", "target"]

@@ -1,0 +1,44 @@
+"""Readable views: links from ``results/<recipe>/...`` into the keyed store."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from camflow.errors import CamflowError
+from camflow.plan.config import RESERVED
+from camflow.plan.plan import Plan
+
+
+def links(plan: Plan) -> Iterator[tuple[Path, str]]:
+    """Every link of the results folder with its readable path; the store and other files are never entered."""
+    for folder, folders, files in os.walk(plan.results):
+        if Path(folder) == plan.results:
+            folders[:] = [name for name in folders if name == "tables" or name not in RESERVED]
+        for name in files:
+            path = Path(folder) / name
+            if path.is_symlink():
+                yield path, path.relative_to(plan.results).as_posix()
+
+
+def source(plan: Plan, readable: str) -> str:
+    """What the link of a readable path must hold: the store path relative to the link's folder."""
+    return os.path.relpath(plan.path_of(readable), (plan.results / readable).parent)
+
+
+def remove_stale(plan: Plan) -> list[Path]:
+    """Remove links that point to another key than today's, so that no old file can pass for a current one.
+
+    A link whose recipe this config does not know belongs to another config and stays.
+    """
+    removed = []
+    for path, readable in links(plan):
+        try:
+            expected = source(plan, readable)
+        except CamflowError:
+            continue
+        if os.readlink(path) != expected:
+            path.unlink()
+            removed.append(path)
+    return removed

@@ -1,0 +1,1 @@
+"""Figures from stores and score files."""

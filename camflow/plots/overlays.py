@@ -1,0 +1,63 @@
+"""Pictures side by side: photo, truth, seed, mask, for the fixed sample of images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from camflow.data.catalog import Catalog
+from camflow.localize.maps import SeedMaps, full_size_maps
+from camflow.plots import style
+from camflow.store import Store
+
+
+def seed_label(maps: np.ndarray, classes: np.ndarray, threshold: float) -> np.ndarray:
+    """Arg-max of constant background and full-size maps ``(K, H, W)`` as a label map uint8 ``(H, W)``."""
+    background = np.full((1, *maps.shape[1:]), threshold, maps.dtype)
+    ids = np.concatenate([[0], np.asarray(classes) + 1]).astype(np.uint8)
+    return ids[np.concatenate([background, maps]).argmax(axis=0)]
+
+
+def overlay_figure(
+    catalog: Catalog,
+    seeds: Store,
+    masks: Store | None,
+    *,
+    threshold: float | None,
+    count: int,
+    title: str,
+):
+    """The comparison grid. ``threshold`` turns the seed into a label map when there are no masks."""
+    ids = style.sample(catalog.ids, count)
+    rows = [_row(catalog, seeds, masks, threshold, image_id) for image_id in ids]
+    columns = ["photo", *(["truth"] if catalog.has_masks else []), "seed map"]
+    columns += ["mask"] if masks is not None else [f"seed > {threshold:.2f}"] if threshold is not None else []
+    return style.grid(rows, columns, ids, title)
+
+
+def _row(catalog: Catalog, seeds: Store, masks: Store | None, threshold: float | None, image_id: str) -> list[np.ndarray]:
+    photo = catalog.image(image_id)
+    seed = SeedMaps.unpack(seeds.read(image_id), seeds.attrs(image_id))
+    maps = full_size_maps(seed)
+    row = [photo]
+    if catalog.has_masks:
+        truth = catalog.mask(image_id)
+        row.append(style.overlay(photo, truth) if truth is not None else photo)
+    row.append(style.heat(photo, maps.max(axis=0) if len(maps) else np.zeros(photo.shape[:2])))
+    if masks is not None:
+        row.append(style.overlay(photo, masks.read(image_id)))
+    elif threshold is not None:
+        row.append(style.overlay(photo, seed_label(maps, seed.classes, threshold)))
+    return row
+
+
+def photo_figure(catalog: Catalog, *, count: int, title: str):
+    """Photos and their true masks."""
+    ids = style.sample(catalog.ids, count)
+    rows: list[Sequence[np.ndarray]] = []
+    for image_id in ids:
+        photo = catalog.image(image_id)
+        truth = catalog.mask(image_id) if catalog.has_masks else None
+        rows.append([photo, style.overlay(photo, truth)] if truth is not None else [photo, photo])
+    return style.grid(rows, ["photo", "truth"], ids, title)

@@ -1,0 +1,57 @@
+"""The table of scores: one row a recipe and split, measured beside published."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+
+from camflow.errors import ConfigError, did_you_mean
+
+COLUMNS = ["dataset", "classifier", "localizer", "refiner", "segmenter"]
+
+
+def score_row(path: str, score: dict[str, Any], published: dict[str, Any] | None) -> dict[str, Any]:
+    """One row. ``path`` is the readable path of the score, e.g. ``parts/plain/cam/score.val.json``."""
+    *steps, filename = path.split("/")
+    row: dict[str, Any] = {name: "" for name in COLUMNS} | dict(zip(COLUMNS, steps, strict=False))
+    metric = score["metric"]
+    row |= {"split": filename.split(".")[1], "metric": metric, "measured %": round(100 * score[metric], 2)}
+    row["threshold"] = score.get("threshold")
+    for name, column in (("object_precision", "precision %"), ("object_recall", "recall %"), ("noise", "noise %")):
+        row[column] = round(100 * score[name], 2) if name in score else None
+    row["images"] = score["conditions"]["images"]
+    row["published %"] = published["value"] if published else None
+    row["source"] = _source(published) if published else ""
+    return row
+
+
+def _source(published: dict[str, Any]) -> str:
+    unconfirmed = "" if published.get("confirmed", True) else " (unconfirmed)"
+    conditions = f"; {published['conditions']}" if published.get("conditions") else ""
+    return f"{published['source']}{unconfirmed}{conditions}"
+
+
+def scores_table(scores: dict[str, dict[str, Any]], published: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    """All rows, sorted by recipe. Raises ``ConfigError`` for a published value of a recipe that is not scored."""
+    for path in published:
+        if path not in scores:
+            raise ConfigError(f"tables.published: '{path}' is not among the scores{did_you_mean(path, scores)}")
+    frame = pd.DataFrame([score_row(path, score, published.get(path)) for path, score in sorted(scores.items())])
+    keep = [name for name in frame.columns if name in ("published %", "source") or frame[name].replace("", None).notna().any()]
+    return frame[keep]
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """The table as Markdown; empty cells stay empty."""
+    return frame.astype(object).where(frame.notna(), "").to_markdown(index=False)
+
+
+def to_html(frame: pd.DataFrame) -> str:
+    """The table as one HTML page that needs nothing else."""
+    body = frame.astype(object).where(frame.notna(), "").to_html(index=False, border=0)
+    return (
+        "<!doctype html><meta charset='utf-8'><title>camflow scores</title><style>body{font:14px sans-serif;margin:2em}"
+        "table{border-collapse:collapse}th,td{padding:.3em .8em;border-bottom:1px solid #ddd;text-align:right}"
+        f"th{{text-align:left}}</style><h1>Scores</h1>{body}"
+    )

@@ -1,0 +1,24 @@
+# Classifiers: trained from image labels alone. One rule a method.
+
+
+rule train_plain:
+    input:
+        unpack(reads("classifier")),
+    output:
+        classifier=f"{DEPTH['classifier']}/classifier.pt",
+        training=f"{DEPTH['classifier']}/training.csv",
+    params:
+        job=job("classifier"),
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/train.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/train.tsv"
+    threads: lambda wildcards: PLAN.training_threads(wildcards.classifier)
+    resources:
+        gpu=gpus() * PLAN.config["runtime"]["processes"],
+    wildcard_constraints:
+        classifier=named("classifier", "plain"),
+    conda:
+        "../../envs/camflow.yaml"
+    script:
+        "../scripts/train_plain.py"
