@@ -33,7 +33,7 @@ include: "workflow/rules/report.smk"
 
 rule all:
     input:
-        PLAN.readable(),
+        DEFAULT_TARGETS,
     default_target: True
 
 

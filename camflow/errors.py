@@ -32,9 +32,9 @@ class StoreError(CamflowError):
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` plus the choices, for the end of an error message."""
+    """The end of an error message: ``"; did you mean 'x'?"``, or all valid names when none is near."""
     options = sorted(map(str, options))
     close = difflib.get_close_matches(str(name), options, n=1, cutoff=0.5)
-    hint = f"; did you mean '{close[0]}'?" if close else ""
-    listing = f" Valid names: {', '.join(options)}." if options else ""
-    return f"{hint}{listing}" if hint else f".{listing}"
+    if close:
+        return f"; did you mean '{close[0]}'?"
+    return f". Valid names: {', '.join(options)}." if options else "."

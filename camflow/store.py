@@ -55,7 +55,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
         _sync_folder(path.parent)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         if _is_full(error):
             raise StoreError(path, "no space left on the device; free some and run again (nothing was written)") from error
         raise
@@ -71,9 +71,9 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _is_full(error: OSError) -> bool:
-    # HDF5 reports a full disk as text inside its own error stack, sometimes without an errno.
-    return error.errno in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
+def _is_full(error: BaseException) -> bool:
+    # HDF5 reports a full disk as text inside its own error stack, as OSError or RuntimeError.
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
 def write_text(path: str | Path, text: str) -> None:

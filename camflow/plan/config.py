@@ -95,7 +95,7 @@ def load_config(files: Sequence[str | Path], overrides: dict[str, Any] | None = 
     merged: dict[str, Any] = {}
     for path in files:
         merged = merge(merged, read_yaml(path), whole_instances=True)
-    merged = merge(merged, overrides or {}, whole_instances=False)
+    merged = merge(merged, _typed(overrides or {}), whole_instances=False)
     for section in SECTIONS:
         if isinstance(merged.get(section), dict):
             merged[section] = {name: item for name, item in merged[section].items() if item is not None}
@@ -103,6 +103,18 @@ def load_config(files: Sequence[str | Path], overrides: dict[str, Any] | None = 
     if problems:
         raise ConfigError("the configuration has problems:\n" + "\n".join(f"  - {line}" for line in problems))
     return merged
+
+
+def _typed(value: Any) -> Any:
+    """Values from the command line, where Snakemake leaves nested numbers as text, as YAML would read them."""
+    if isinstance(value, dict):
+        return {key: _typed(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_typed(item) for item in value]
+    if isinstance(value, str):
+        read = yaml.load(value, _Loader) if value.strip() else value
+        return read if isinstance(read, int | float | bool | None) else value
+    return value
 
 
 # --- schema ----------------------------------------------------------------------------------------------------------

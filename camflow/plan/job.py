@@ -70,6 +70,10 @@ class Job:
             **more,
         }
 
+    def envelope(self) -> dict[str, Any]:
+        """What a score says of its origin. Software versions stay out, so that equal scores are equal bytes."""
+        return {"target": self.target, "recipe": self.recipe, "segments": self.segments, "token": self.token}
+
     def verify(self) -> None:
         """Refuse to run when config, code or data on disk no longer give the path this job was planned for."""
         plan = Plan.load(self.files, self.overrides)

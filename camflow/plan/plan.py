@@ -18,7 +18,7 @@ from typing import Any
 
 from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
-from camflow.plan.config import METHOD_KEY, instances, load_config, methods, section_of
+from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import Content, FileDigests, read_manifest
 from camflow.plan.recipe import KINDS, Target, leaf, parse_target, target
 
@@ -98,7 +98,7 @@ class Plan:
 
     def has_masks(self, dataset: str) -> bool:
         """Whether the dataset's config promises label maps to score against."""
-        return bool(self.instance("dataset", dataset).get("has_masks", True))
+        return bool(self.instance("dataset", dataset).get("masks", True))
 
     # --- keys --------------------------------------------------------------------------------------------------------
 
@@ -203,7 +203,7 @@ class Plan:
     def data_root_given(self, dataset: str) -> str | None:
         """The user's own folder of a dataset, if the config names one."""
         item = self.instance("dataset", dataset)
-        return item.get("root") or (self.config.get("voc_root") if item["format"] == "voc" else None)
+        return item.get("root") or self.config.get(f"{item['format']}_root")
 
     def made_folder(self, dataset: str) -> Path:
         """Where the workflow puts a dataset it makes. Keyed by what makes it, not by how it is read afterwards."""
@@ -217,14 +217,26 @@ class Plan:
 
     def data_root(self, dataset: str) -> Path:
         """Folder a dataset is read from."""
-        given = None if self._entry("dataset", dataset).get("x-made") is True else self.data_root_given(dataset)
-        return Path(given).expanduser() if given else self.made_folder(dataset)
+        if self.is_made(dataset):
+            return self.made_folder(dataset)
+        given = self.data_root_given(dataset)
+        if not given:
+            kind = self.method("dataset", dataset)
+            raise ConfigError(f"datasets.{dataset}.root: give the folder of the dataset, here or as --config {kind}_root=FOLDER")
+        return Path(given).expanduser()
+
+    def reader_parameters(self, dataset: str) -> dict[str, Any]:
+        """What a reader is made with: the root filled in, and id lists that ship with the project found."""
+        parameters = {**self.instance("dataset", dataset), "root": str(self.data_root(dataset))}
+        if parameters.get("lists"):
+            parameters["lists"] = {split: _shipped(path) for split, path in parameters["lists"].items()}
+        return parameters
 
     def reader(self, dataset: str):
         """The dataset's reader (lists files, decodes nothing until asked)."""
         from camflow.data.readers.base import make_reader
 
-        return make_reader({**self.instance("dataset", dataset), "root": str(self.data_root(dataset))}, dataset)
+        return make_reader(self.reader_parameters(dataset), dataset)
 
     @functools.cache  # noqa: B019
     def _files(self, dataset: str) -> FileDigests:
@@ -265,6 +277,12 @@ class Plan:
         if readable.startswith("tables/"):
             return self.table_path(Path(readable).suffix)
         return self.path(parse_target(readable))
+
+    def check_readable(self, path: str) -> None:
+        """Refuse a readable path (with the results folder in front) that names no result; other targets pass."""
+        first, _, readable = os.path.normpath(path).partition("/")
+        if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables"}:
+            self.path_of(readable)
 
     def shards(self, steps: tuple[str, ...]) -> int:
         """Number of shards of a localizer's maps; affects speed alone."""
@@ -397,6 +415,7 @@ class Plan:
 
     def job(self, goal: Target, shard: tuple[int, int] | None = None) -> str:
         """Everything a job needs to know, as JSON text: what it makes, with which parameters, under which key."""
+        more = {"reader": self.reader_parameters(goal.steps[0])} if len(goal.steps) == 1 else {}
         return self._describe(
             goal.path,
             goal.steps,
@@ -405,7 +424,7 @@ class Plan:
             shard=list(shard) if shard else None,
             segments=self.segments(goal.steps),
             token=self.token(goal, shard),
-            data_root=str(self.data_root(goal.steps[0])),
+            **more,
         )
 
     def _describe(self, goal: str, steps: tuple[str, ...], output: str, **more: Any) -> str:
@@ -460,6 +479,12 @@ class Plan:
         if not shard and (token := self.token(goal)):
             found[token] = {"of": goal.path, **self.token_parts(goal)}
         return found
+
+
+def _shipped(path: str) -> str:
+    """A list file of the working folder or of the project; any other path is below the dataset's root, as written."""
+    found = [folder / path for folder in (Path.cwd(), PROJECT) if (folder / path).is_file()]
+    return str(found[0]) if found else path
 
 
 TABLE_SUFFIXES = (".csv", ".md", ".html")

@@ -44,5 +44,5 @@ SHOWN = {
     "miou": "mIoU",
     "object_precision": "precision of object pixels",
     "object_recall": "recall of object pixels",
-    "noise": "noise (background share of predicted objects)",
+    "noise_ratio": "noise (background share of predicted objects)",
 }

@@ -8,6 +8,8 @@ import pandas as pd
 
 from camflow.errors import ConfigError, did_you_mean
 
+METRICS = {"seed": "miou", "masks": "miou", "classification": "map"}
+FOREGROUND = (("object_precision", "precision %"), ("object_recall", "recall %"), ("noise_ratio", "noise %"))
 COLUMNS = ["dataset", "classifier", "localizer", "refiner", "segmenter"]
 
 
@@ -15,15 +17,19 @@ def score_row(path: str, score: dict[str, Any], published: dict[str, Any] | None
     """One row. ``path`` is the readable path of the score, e.g. ``parts/plain/cam/score.val.json``."""
     *steps, filename = path.split("/")
     row: dict[str, Any] = {name: "" for name in COLUMNS} | dict(zip(COLUMNS, steps, strict=False))
-    metric = score["metric"]
-    row |= {"split": filename.split(".")[1], "metric": metric, "measured %": round(100 * score[metric], 2)}
+    metric = METRICS[score["kind"]]
+    row |= {"split": filename.split(".")[1], "metric": metric, "measured %": _percent(score[metric])}
     row["threshold"] = score.get("threshold")
-    for name, column in (("object_precision", "precision %"), ("object_recall", "recall %"), ("noise", "noise %")):
-        row[column] = round(100 * score[name], 2) if name in score else None
-    row["images"] = score["conditions"]["images"]
+    for name, column in FOREGROUND:
+        row[column] = _percent(score.get(name))
+    row["images"] = score["conditions"]["n_images"]
     row["published %"] = published["value"] if published else None
     row["source"] = _source(published) if published else ""
     return row
+
+
+def _percent(value: float | None) -> float | None:
+    return None if value is None else round(100 * value, 2)
 
 
 def _source(published: dict[str, Any]) -> str:

@@ -1,7 +1,10 @@
 # The glue between Snakemake's wildcards and camflow.plan, which knows every path, key and input.
+import functools
 import re
 
-from camflow.errors import RecipeError
+from snakemake.exceptions import WorkflowError
+
+from camflow.errors import CamflowError, RecipeError
 from camflow.plan import views
 from camflow.plan.config import instances, section_of
 from camflow.plan.plan import KINDS, TABLE_SUFFIXES, Plan, target
@@ -9,12 +12,22 @@ from camflow.plan.plan import KINDS, TABLE_SUFFIXES, Plan, target
 # Jobs find the library beside the Snakefile, installed or not.
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
-PLAN = Plan.load([CONFIG, *workflow.config_settings.configfiles], dict(workflow.config_settings.config))
-config.clear()
-config.update(PLAN.config)
-
-if workflow.is_main_process:
-    views.remove_stale(PLAN)
+try:
+    PLAN = Plan.load([CONFIG, *workflow.config_settings.configfiles], dict(workflow.config_settings.config))
+    config.clear()
+    config.update(PLAN.config)
+    if workflow.is_main_process:
+        views.remove_stale(PLAN)
+        PLAN.save_caches()
+    DEFAULT_TARGETS = PLAN.readable()
+    # A wrong path, or data that is not there, is refused here in one sentence rather than from within the DAG. (While
+    # the Snakefile is read, Snakemake does not say yet what it was asked for.)
+    for path in [item for item in sys.argv[1:] if item.startswith("results/")] or DEFAULT_TARGETS:
+        if workflow.is_main_process:
+            PLAN.check_readable(path)
+except CamflowError as error:
+    # Snakemake prints its own error type without a traceback.
+    raise WorkflowError(str(error)) from None
 
 STORE = "results/store"
 LOGS = "results/logs"
@@ -29,6 +42,19 @@ wildcard_constraints:
     shard=r"\d+",
     shards=r"\d+",
     **{kind: r"[A-Za-z][A-Za-z0-9_.]*-[0-9a-f]{8}" for kind in KINDS},
+
+
+def plainly(function):
+    """The function with a user's error turned into Snakemake's own type, which is printed without a traceback."""
+
+    @functools.wraps(function)
+    def call(*arguments):
+        try:
+            return function(*arguments)
+        except CamflowError as error:
+            raise WorkflowError(str(error)) from None
+
+    return call
 
 
 def named(kind, method):
@@ -54,6 +80,7 @@ def goal_of(stem, suffix, wildcards):
 def reads(stem, suffix=None):
     """Input function: what a leaf is made from. Keys are in the paths, so age says nothing: all inputs are ancient."""
 
+    @plainly
     def inputs(wildcards):
         goal, _ = goal_of(stem, suffix, wildcards)
         return {name: ancient(path) for name, path in PLAN.inputs(goal).items()}
@@ -64,6 +91,7 @@ def reads(stem, suffix=None):
 def job(stem, suffix=None):
     """Parameter function: the job's description as one JSON string."""
 
+    @plainly
     def describe(wildcards):
         return PLAN.job(*goal_of(stem, suffix, wildcards))
 

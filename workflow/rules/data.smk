@@ -1,6 +1,7 @@
 # Datasets: made here (generated or downloaded) or given by the user; read once in full, and listed in a catalog.
 
 
+@plainly
 def manifest_of(wildcards):
     """The list a dataset made here leaves behind; nothing for a folder of the user's."""
     name = wildcards.dataset.rsplit("-", 1)[0]

@@ -52,6 +52,7 @@ rule score_masks:
         "../scripts/score_masks.py"
 
 
+@plainly
 def scores(wildcards):
     """Every score of the configured recipes."""
     return [ancient(PLAN.path(goal)) for goal in PLAN.scores()]

@@ -22,6 +22,7 @@ rule localize_cam:
         "../scripts/localize_cam.py"
 
 
+@plainly
 def shards_of(wildcards):
     """The shards behind an index of seed maps."""
     goal, _ = goal_of("maps", None, wildcards)

@@ -79,11 +79,13 @@ rule plot_masks:
 # --- readable views: results/<recipe>/<file> is a link to the file in the store ---------------------------------------
 
 
+@plainly
 def viewed(wildcards):
     """The stored file behind a readable path."""
     return ancient(PLAN.path_of(f"{wildcards.readable}"))
 
 
+@plainly
 def source(wildcards):
     """What the link holds."""
     return views.source(PLAN, f"{wildcards.readable}")

@@ -1,0 +1,30 @@
+"""The tiny project, run once, and copies of it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from project import Project, copy_project
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory) -> Project:
+    """The tiny default, run once to the end. Tests must leave it as it is."""
+    project = copy_project(tmp_path_factory.mktemp("finished"))
+    project.snakemake()
+    return project
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Iterator[Project]:
+    """A copy of the finished project, to be changed freely."""
+    shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
+    yield Project(tmp_path / "copy")
+
+
+@pytest.fixture
+def fresh(tmp_path) -> Project:
+    """A copy of the project in which nothing was run."""
+    return copy_project(tmp_path / "fresh")
