@@ -32,9 +32,9 @@ include: "workflow/rules/report.smk"
 
 
 rule all:
+    default_target: True
     input:
         DEFAULT_TARGETS,
-    default_target: True
 
 
 rule tables:

@@ -47,7 +47,9 @@ def _parser() -> argparse.ArgumentParser:
     show.set_defaults(run=_show)
 
     bench = commands.add_parser("bench", help="measure speed and memory of the stages on made data")
-    bench.add_argument("--images", type=int, default=100, metavar="N", help="dataset size; 10 N is measured too (default 100)")
+    bench.add_argument(
+        "--images", type=int, default=100, metavar="N", help="dataset size; 10 N is measured too (default 100)"
+    )
     bench.add_argument("--size", type=int, default=96, metavar="PX", help="side of the photos in pixels (default 96)")
     bench.set_defaults(run=_bench)
     return parser
@@ -91,7 +93,9 @@ def _gc(options: argparse.Namespace) -> None:
         print(f"{size / 2**20:10.1f} MB  {path}")
         if options.delete:
             gc.remove(path)
-    print(f"{total / 2**20:10.1f} MB  {'removed' if options.delete else 'not reached by this config; --delete removes it'}")
+    print(
+        f"{total / 2**20:10.1f} MB  {'removed' if options.delete else 'not reached by this config; --delete removes it'}"
+    )
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -14,7 +14,9 @@ from camflow.store import Store
 
 def describe(store: Store, console: Console, limit: int = 10) -> None:
     """Print the envelope and the first images of a store."""
-    console.print(f"[bold]{store.path}[/]  stage [bold]{store.stage}[/], {len(store)} images, {store.shards or 'no'} shards")
+    console.print(
+        f"[bold]{store.path}[/]  stage [bold]{store.stage}[/], {len(store)} images, {store.shards or 'no'} shards"
+    )
     for name in ("recipe", "target", "key", "token"):
         if store.meta.get(name):
             console.print(f"  {name}: {store.meta[name]}")

@@ -57,7 +57,9 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         if _is_full(error):
-            raise StoreError(path, "no space left on the device; free some and run again (nothing was written)") from error
+            raise StoreError(
+                path, "no space left on the device; free some and run again (nothing was written)"
+            ) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -226,7 +228,9 @@ def _compression(name: str) -> dict[str, Any]:
         try:
             import hdf5plugin
         except ImportError as error:
-            raise CamflowError("store.compression: zstd needs the package hdf5plugin; install it or use gzip") from error
+            raise CamflowError(
+                "store.compression: zstd needs the package hdf5plugin; install it or use gzip"
+            ) from error
         return dict(hdf5plugin.Zstd(clevel=3))
     raise CamflowError(f"store.compression: '{name}' is neither gzip nor zstd")
 
@@ -332,7 +336,9 @@ class Store:
         try:
             root = self._file()[f"shard/{number:04d}"]
         except KeyError as error:
-            raise StoreError(self.path, f"shard {number} of {self.shards} is missing; delete the index and run again") from error
+            raise StoreError(
+                self.path, f"shard {number} of {self.shards} is missing; delete the index and run again"
+            ) from error
         if root.attrs.get("complete") != 1:
             raise StoreError(self.path, f"shard {number} of {self.shards} was never finished; delete it and run again")
         return root

@@ -25,7 +25,12 @@ def direct(path: Path = HERE.parent / "pyproject.toml") -> list[str]:
 def conda_text() -> str:
     """The environment file. Everything comes through pip, so that both ways install the very same builds."""
     locked = pins()
-    lines = ["# Written by envs/pin_conda.py from requirements.txt; do not edit.", "channels:", "  - conda-forge", "dependencies:"]
+    lines = [
+        "# Written by envs/pin_conda.py from requirements.txt; do not edit.",
+        "channels:",
+        "  - conda-forge",
+        "dependencies:",
+    ]
     lines += ["  - python=3.11", "  - pip", "  - pip:"]
     lines += [f"      - {name}=={locked[name]}" for name in sorted(direct())]
     return "\n".join(lines) + "\n"

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
+from camflow.data.palette import write_label_map
 from camflow.data.readers.base import read_lines
 from camflow.errors import DataError
 
@@ -247,20 +247,3 @@ def read_sbd_mask(path: Path) -> np.ndarray:
         return np.asarray(loadmat(path)["GTcls"][0]["Segmentation"][0], np.uint8)
     except Exception as error:  # scipy raises anything on damaged files
         raise DataError(f"{path.name}: is not an SBD class annotation ({error}); check the archive's URL") from error
-
-
-def write_label_map(path: Path, labels: np.ndarray) -> None:
-    """Write uint8 (H, W) as a palette PNG in VOC's colours."""
-    image = Image.fromarray(labels)  # mode L; a palette turns it into P with the same indices
-    image.putpalette(voc_palette())
-    image.save(path)
-
-
-def voc_palette() -> list[int]:
-    """VOC's colour table, 256 RGB triples: the bits of the index, spread over the channels from the top bit down."""
-    index = np.arange(256)
-    colours = np.zeros((256, 3), int)
-    for step in range(8):
-        for channel in range(3):
-            colours[:, channel] |= (index >> (3 * step + channel) & 1) << (7 - step)
-    return colours.ravel().tolist()

@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from camflow.data.palette import voc_palette, write_label_map
 from camflow.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
@@ -436,17 +437,6 @@ def draw_scene(params: PartsParams, split: str, index: int) -> tuple[np.ndarray,
 # --------------------------------------------------------------------------------------------------------- files
 
 
-@lru_cache(maxsize=1)
-def voc_palette() -> tuple[int, ...]:
-    """The VOC colour map, 256 RGB triples in a row: bit i of an index, three bits a colour, sets bit 7 - i // 3."""
-    palette = np.zeros((256, 3), int)
-    index = np.arange(256)
-    for bit in range(8):
-        channel, level = bit % 3, 7 - bit // 3
-        palette[:, channel] |= (index >> bit & 1) << level
-    return tuple(palette.ravel().tolist())
-
-
 def image_id(split: str, index: int) -> str:
     """`train_00001` is image 0 of train."""
     return f"{split}_{index + 1:05d}"
@@ -492,9 +482,7 @@ def _write_image(root: Path, name: str, photo: np.ndarray, scene: Scene, params:
     Image.fromarray(photo).save(root / "JPEGImages" / f"{name}.png", compress_level=1)
     class_of = np.array([0, *(k + 1 for k in scene.classes)], np.uint8)
     for folder, label_map in (("SegmentationClass", class_of[scene.instance]), ("SegmentationObject", scene.instance)):
-        image = Image.fromarray(label_map)
-        image.putpalette(voc_palette())
-        image.save(root / folder / f"{name}.png")
+        write_label_map(root / folder / f"{name}.png", label_map)
     (root / "Annotations" / f"{name}.xml").write_text(annotation_xml(name, scene, params.class_names), encoding="utf-8")
     return [params.class_names[k] for k in sorted(set(scene.classes))]
 
@@ -552,7 +540,7 @@ def contact_sheet(folder: Path, n: int = 24, split: str = "val") -> Figure:
     folder = Path(folder)
     names = (folder / "ImageSets/Segmentation" / f"{split}.txt").read_text().split()[:n]
     labels = json.loads((folder / "labels.json").read_text(encoding="utf-8"))
-    palette = np.array(voc_palette()).reshape(256, 3) / 255
+    palette = voc_palette() / 255
     columns = min(6, len(names))
     rows = math.ceil(len(names) / columns)
     figure = Figure(figsize=(2 * columns, 2.2 * rows), layout="constrained")

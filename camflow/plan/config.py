@@ -45,7 +45,9 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
-                raise ConfigError(f"{node.start_mark.name}: the key '{key}' is given twice (line {key_node.start_mark.line + 1})")
+                raise ConfigError(
+                    f"{node.start_mark.name}: the key '{key}' is given twice (line {key_node.start_mark.line + 1})"
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 

@@ -104,7 +104,9 @@ class Content:
         root: folder the manifest's paths are relative to.
     """
 
-    def __init__(self, reader, files: FileDigests, *, provenance: str = "", manifest: dict | None = None, root: Path = Path()):
+    def __init__(
+        self, reader, files: FileDigests, *, provenance: str = "", manifest: dict | None = None, root: Path = Path()
+    ):
         self._reader = reader
         self._files = files
         self._provenance = provenance
@@ -136,7 +138,7 @@ class Content:
             self._digests[split, facet] = {
                 "shared": [found[path] for path in shared],
                 "files": {item: [found[path] for path in paths] for item, paths in per_image.items()},
-                "paths": {item: paths for item, paths in per_image.items()},
+                "paths": dict(per_image),
                 "shared_paths": shared,
             }
         return self._digests[split, facet]

@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import platform
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,7 +45,9 @@ class Job:
         if wanted == "auto":
             return "cuda" if torch.cuda.is_available() else "cpu"
         if wanted.startswith("cuda") and not torch.cuda.is_available():
-            raise CamflowError(f"runtime.device is {wanted}, but this machine shows no GPU to torch; set it to cpu or auto")
+            raise CamflowError(
+                f"runtime.device is {wanted}, but this machine shows no GPU to torch; set it to cpu or auto"
+            )
         return wanted
 
     @property
@@ -100,25 +103,39 @@ def software() -> dict[str, str]:
     return versions
 
 
-class _Tee:
-    """A stream that writes to the log and to the terminal."""
+class _Log:
+    """The stream of a job: everything into the log, and to the terminal where a person looks at one.
+
+    A progress bar redraws itself many times a second; the log keeps one line of it in a while.
+    """
+
+    BAR_SECONDS = 20.0
 
     def __init__(self, log: TextIO, terminal: TextIO):
         self._log, self._terminal = log, terminal
+        self._last_bar = 0.0
 
     def write(self, text: str) -> int:
-        self._terminal.write(text)
-        return self._log.write(text)
+        if self._terminal.isatty():
+            self._terminal.write(text)
+        if "\r" not in text:
+            return self._log.write(text)
+        now = time.monotonic()
+        if now - self._last_bar >= self.BAR_SECONDS and text.strip():
+            self._last_bar = now
+            self._log.write(text.strip("\r\n ") + "\n")
+        return len(text)
 
     def flush(self) -> None:
         self._log.flush()
-        self._terminal.flush()
+        if self._terminal.isatty():
+            self._terminal.flush()
 
     def isatty(self) -> bool:
         return self._terminal.isatty()
 
     def fileno(self) -> int:
-        return self._terminal.fileno()
+        return self._log.fileno()
 
 
 @contextlib.contextmanager
@@ -133,7 +150,7 @@ def start(snakemake) -> Iterator[Job]:
     with contextlib.ExitStack() as stack:
         log = stack.enter_context(open(job.log, "w", encoding="utf-8", buffering=1)) if job.log else None
         if log is not None:
-            stream = _Tee(log, terminal) if terminal.isatty() else log
+            stream = _Log(log, terminal)
             stack.enter_context(contextlib.redirect_stderr(stream))
             stack.enter_context(contextlib.redirect_stdout(stream))
         try:
@@ -142,7 +159,10 @@ def start(snakemake) -> Iterator[Job]:
         except CamflowError as error:
             lines = [f"{job.target}: {error}"]
             if isinstance(error, StoreError):
-                lines += [f"Moved aside as {path}; run the same command again to make it anew." for path in _set_aside(job, error)]
+                lines += [
+                    f"Moved aside as {path}; run the same command again to make it anew."
+                    for path in _set_aside(job, error)
+                ]
             for stream in {log, terminal} - {None}:
                 print("\nERROR: " + "\n".join(lines), file=stream, flush=True)
             raise SystemExit(1) from None

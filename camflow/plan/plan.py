@@ -26,13 +26,21 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 PROJECT = SCRIPTS.parents[1]
 
 # Script of a segment's own method: <verb>_<method>.py
-VERBS = {"dataset": "prepare", "classifier": "train", "localizer": "localize", "refiner": "refine", "segmenter": "segment"}
+VERBS = {
+    "dataset": "prepare",
+    "classifier": "train",
+    "localizer": "localize",
+    "refiner": "refine",
+    "segmenter": "segment",
+}
 
 
 class Plan:
     """A configuration with everything that follows from it. Build it with ``Plan.load``."""
 
-    def __init__(self, config: dict[str, Any], files: Sequence[str], overrides: dict[str, Any], results: str = "results"):
+    def __init__(
+        self, config: dict[str, Any], files: Sequence[str], overrides: dict[str, Any], results: str = "results"
+    ):
         self.config = config
         self.files = [str(path) for path in files]
         self.overrides = overrides
@@ -83,9 +91,15 @@ class Plan:
     def _compatible(self, steps: tuple[str, ...], kind: str) -> str:
         """A sentence naming what would fit in place of the segment that does not."""
         index = KINDS.index(kind)
-        provided = {item for k, name in zip(KINDS, steps[:index], strict=False) for item in self._entry(k, name).get("x-provides", ())}
+        provided = {
+            item
+            for k, name in zip(KINDS, steps[:index], strict=False)
+            for item in self._entry(k, name).get("x-provides", ())
+        }
         fitting = [
-            name for name in instances(self.config, section_of(kind)) if set(self._entry(kind, name).get("x-needs", ())) <= provided
+            name
+            for name in instances(self.config, section_of(kind))
+            if set(self._entry(kind, name).get("x-needs", ())) <= provided
         ]
         return f"What fits here: {', '.join(fitting)}." if fitting else f"No {kind} of this config fits here."
 
@@ -117,8 +131,19 @@ class Plan:
         return SCRIPTS / f"{verb}_{method}.py"
 
     def _parameters(self, kind: str, name: str) -> dict[str, Any]:
-        where = set(self._entry(kind, name).get("x-location", ()))  # where the files are says nothing of what is in them
-        return {key: value for key, value in self.instance(kind, name).items() if key not in where}
+        entry = self._entry(kind, name)
+        where = set(entry.get("x-location", ()))  # where the files are says nothing of what is in them
+        parameters = {key: value for key, value in self.instance(kind, name).items() if key not in where}
+        for key, rule in entry.get("properties", {}).items():
+            if rule.get("x-file") and _is_path(parameters.get(key)):
+                parameters[key] = self._file_digest(f"{section_of(kind)}.{name}.{key}", parameters[key])
+        return parameters
+
+    def _file_digest(self, where: str, path: str) -> str:
+        found = self._files("files").of([Path(path).expanduser()]).popitem()[1]
+        if found == "missing":
+            raise ConfigError(f"{where}: there is no file {path}; correct the path (relative to the working folder)")
+        return f"file {found}"
 
     @functools.cache  # noqa: B019
     def parts(self, steps: tuple[str, ...]) -> dict[str, Any]:
@@ -148,7 +173,9 @@ class Plan:
                 try:
                     sources[key] = "/".join(self.segments(other))
                 except RecursionError:
-                    raise RecipeError(f"{kind} '{name}' names '{value}' as its {key}, which leads back to itself") from None
+                    raise RecipeError(
+                        f"{kind} '{name}' names '{value}' as its {key}, which leads back to itself"
+                    ) from None
         if self._needs_threshold(steps):
             sources["threshold"] = self.token(self.seed_score(steps))
         return sources
@@ -181,7 +208,9 @@ class Plan:
             parts["code"] = keys.code_digests([self._script_file(item.script)])
             parts["parameters"] = {section: self.config[section] for section in item.sections}
         if item.stem != "catalog" and not shard:
-            parts["reads"] = {key: self.token(value) for key, value in self.reads(goal).items() if value.leaf.stem != "catalog"}
+            parts["reads"] = {
+                key: self.token(value) for key, value in self.reads(goal).items() if value.leaf.stem != "catalog"
+            }
         return {key: value for key, value in parts.items() if value}
 
     def _script_file(self, name: str) -> Path:
@@ -222,7 +251,9 @@ class Plan:
         given = self.data_root_given(dataset)
         if not given:
             kind = self.method("dataset", dataset)
-            raise ConfigError(f"datasets.{dataset}.root: give the folder of the dataset, here or as --config {kind}_root=FOLDER")
+            raise ConfigError(
+                f"datasets.{dataset}.root: give the folder of the dataset, here or as --config {kind}_root=FOLDER"
+            )
         return Path(given).expanduser()
 
     def reader_parameters(self, dataset: str) -> dict[str, Any]:
@@ -254,8 +285,8 @@ class Plan:
 
     def save_caches(self) -> None:
         """Remember the digests of the files read."""
-        for dataset in self.config.get("datasets", {}):
-            self._files(dataset).save()
+        for name in ("files", *self.config.get("datasets", {})):
+            self._files(name).save()
 
     # --- paths -------------------------------------------------------------------------------------------------------
 
@@ -346,7 +377,9 @@ class Plan:
 
     def _matching(self, pattern: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         if len(pattern) > len(KINDS) or len(pattern) < 2:
-            raise RecipeError(f"recipes: '{'/'.join(pattern)}' should be dataset/classifier[/localizer[/refiner[/segmenter]]]")
+            raise RecipeError(
+                f"recipes: '{'/'.join(pattern)}' should be dataset/classifier[/localizer[/refiner[/segmenter]]]"
+            )
         choices = []
         for kind, part in zip(KINDS, pattern, strict=False):
             names = list(self.config.get(section_of(kind), {}))
@@ -441,6 +474,29 @@ class Plan:
         }
         return json.dumps(described, sort_keys=True)
 
+    def asked(self, wildcards: dict[str, str], stem: str, suffix: str | None) -> tuple[Target, tuple[int, int] | None]:
+        """The target and shard that a store path's wildcards name.
+
+        Raises ``RecipeError`` when config, code and data no longer give that path: a job that waited in a queue while
+        something was edited stops here.
+        """
+        given = [wildcards[kind] for kind in KINDS if kind in wildcards]
+        goal = target(tuple(item.rsplit("-", 1)[0] for item in given), stem, wildcards.get("split"), suffix)
+        shard = (int(wildcards["shard"]), int(wildcards["shards"])) if "shard" in wildcards else None
+        now = [*self.segments(goal.steps), self.token(goal, shard)]
+        if now != [*given, wildcards.get("token", "")]:
+            raise RecipeError(
+                f"{'/'.join(given)} was asked for, but config, code and data now give {'/'.join(now)}: something was "
+                "edited after planning. Start Snakemake again, or ask for the readable path."
+            )
+        return goal, shard
+
+    @property
+    def gpus(self) -> int:
+        """GPUs that a network job asks for: one where the config or the machine says there is one."""
+        device = self.config["runtime"]["device"]
+        return 0 if device == "cpu" or (device == "auto" and not Path("/dev/nvidiactl").exists()) else 1
+
     def training_threads(self, keyed: str) -> int:
         """Threads of a training job; they change rounding, so they are parameters of the instance."""
         return int(self.instance("classifier", keyed.rsplit("-", 1)[0]).get("threads", 1))
@@ -460,14 +516,18 @@ class Plan:
         name = keyed.rsplit("-", 1)[0]
         folder = self.made_folder(name)
         if folder.name != keyed:
-            raise RecipeError(f"{keyed} was asked for, but config and code now give {folder.name}; start Snakemake again")
+            raise RecipeError(
+                f"{keyed} was asked for, but config and code now give {folder.name}; start Snakemake again"
+            )
         return self._describe(f"data/{name}", (name,), str(folder / "manifest.json"), data_root=str(folder))
 
     def table_job(self, token: str) -> str:
         """Description of the job that makes the table of scores."""
         path = self.table_path(".csv")
         if token not in path:
-            raise RecipeError(f"the table {token} was asked for, but config and code now give {path}; start Snakemake again")
+            raise RecipeError(
+                f"the table {token} was asked for, but config and code now give {path}; start Snakemake again"
+            )
         return self._describe("tables/scores.csv", (), path, token=token, scores=[goal.path for goal in self.scores()])
 
     def explain(self, goal: Target, shard: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -479,6 +539,11 @@ class Plan:
         if not shard and (token := self.token(goal)):
             found[token] = {"of": goal.path, **self.token_parts(goal)}
         return found
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a parameter that is a file or a name is meant as a file: it has a folder or a suffix, or is there."""
+    return isinstance(value, str) and (os.sep in value or bool(Path(value).suffix) or Path(value).is_file())
 
 
 def _shipped(path: str) -> str:
@@ -497,12 +562,19 @@ def _braces(text: str) -> list[str]:
         if "{" in text or "}" in text:
             raise ConfigError(f"recipes: '{text}' has a brace without its partner")
         return [text]
-    return [found for choice in match[1].split(",") for found in _braces(text[: match.start()] + choice.strip() + text[match.end() :])]
+    return [
+        found
+        for choice in match[1].split(",")
+        for found in _braces(text[: match.start()] + choice.strip() + text[match.end() :])
+    ]
 
 
 def default_files(extra: Sequence[str | Path] = ()) -> list[str]:
     """The default config followed by overlays, relative to the working folder where possible."""
-    return [os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path) for path in ("config.yaml", *extra)]
+    return [
+        os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
+        for path in ("config.yaml", *extra)
+    ]
 
 
 __all__ = ["KINDS", "Plan", "default_files", "leaf", "parse_target", "target"]

@@ -47,7 +47,9 @@ LEAVES = (
     Leaf("classifier", "classifier", ".pt", split=False),
     Leaf("classifier", "training", ".csv", split=False),
     Leaf("classifier", "training", ".png", split=False, script="plot_training"),
-    Leaf("classifier", "score", ".json", script="score_classifier", sections=("evaluation",), facets=("images", "labels")),
+    Leaf(
+        "classifier", "score", ".json", script="score_classifier", sections=("evaluation",), facets=("images", "labels")
+    ),
     Leaf("localizer", "maps", ".h5", facets=("images", "labels")),
     Leaf("localizer", "score", ".json", script="score_maps", sections=("evaluation",), facets=("masks",)),
     Leaf("localizer", "curve", ".png", script="plot_curve"),

@@ -42,3 +42,18 @@ def remove_stale(plan: Plan) -> list[Path]:
             path.unlink()
             removed.append(path)
     return removed
+
+
+def labels(readable: str) -> dict[str, str]:
+    """What the report's menu says of a readable path: its dataset, recipe, figure and split."""
+    *steps, filename = readable.split("/")
+    stem, *rest = filename.split(".")
+    split = rest[0] if len(rest) > 1 else "-"
+    return {"dataset": steps[0], "recipe": "/".join(steps[1:]) or "-", "figure": stem, "split": split}
+
+
+def export_library(root: Path) -> None:
+    """Let the Python processes of jobs find the library beside the Snakefile, installed or not."""
+    known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    if str(root) not in known:
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(root), *filter(None, known)])

@@ -36,7 +36,9 @@ def overlay_figure(
     return style.grid(rows, columns, ids, title)
 
 
-def _row(catalog: Catalog, seeds: Store, masks: Store | None, threshold: float | None, image_id: str) -> list[np.ndarray]:
+def _row(
+    catalog: Catalog, seeds: Store, masks: Store | None, threshold: float | None, image_id: str
+) -> list[np.ndarray]:
     photo = catalog.image(image_id)
     seed = SeedMaps.unpack(seeds.read(image_id), seeds.attrs(image_id))
     maps = full_size_maps(seed)

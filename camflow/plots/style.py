@@ -1,4 +1,4 @@
-"""What all figures share: the VOC colour map, the fixed sample of images, saving."""
+"""What all figures share: colours, the fixed sample of images, saving."""
 
 from __future__ import annotations
 
@@ -12,20 +12,10 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 
+from camflow.data.palette import voc_palette
 from camflow.store import atomic_path
 
 IGNORE = 255
-
-
-def voc_palette(count: int = 256) -> np.ndarray:
-    """The PASCAL VOC colour map, uint8 ``(count, 3)``: the bits of an index dealt out to red, green and blue."""
-    index = np.arange(count)
-    palette = np.zeros((count, 3), np.uint8)
-    for bit in range(8):
-        for channel in range(3):
-            palette[:, channel] |= (((index >> channel) & 1) << (7 - bit)).astype(np.uint8)
-        index >>= 3
-    return palette
 
 
 def colour(labels: np.ndarray) -> np.ndarray:

@@ -16,7 +16,7 @@ COLUMNS = ["dataset", "classifier", "localizer", "refiner", "segmenter"]
 def score_row(path: str, score: dict[str, Any], published: dict[str, Any] | None) -> dict[str, Any]:
     """One row. ``path`` is the readable path of the score, e.g. ``parts/plain/cam/score.val.json``."""
     *steps, filename = path.split("/")
-    row: dict[str, Any] = {name: "" for name in COLUMNS} | dict(zip(COLUMNS, steps, strict=False))
+    row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | dict(zip(COLUMNS, steps, strict=False))
     metric = METRICS[score["kind"]]
     row |= {"split": filename.split(".")[1], "metric": metric, "measured %": _percent(score[metric])}
     row["threshold"] = score.get("threshold")
@@ -44,7 +44,11 @@ def scores_table(scores: dict[str, dict[str, Any]], published: dict[str, dict[st
         if path not in scores:
             raise ConfigError(f"tables.published: '{path}' is not among the scores{did_you_mean(path, scores)}")
     frame = pd.DataFrame([score_row(path, score, published.get(path)) for path, score in sorted(scores.items())])
-    keep = [name for name in frame.columns if name in ("published %", "source") or frame[name].replace("", None).notna().any()]
+    keep = [
+        name
+        for name in frame.columns
+        if name in ("published %", "source") or frame[name].replace("", None).notna().any()
+    ]
     return frame[keep]
 
 

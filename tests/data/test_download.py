@@ -15,7 +15,8 @@ from PIL import Image
 from scipy.io import savemat
 
 from camflow.data.check import check_dataset
-from camflow.data.download import Archive, download_voc2012, sbd_archive, train_aug_ids, voc2012_archive, voc_palette
+from camflow.data.download import Archive, download_voc2012, sbd_archive, train_aug_ids, voc2012_archive
+from camflow.data.palette import voc_palette
 from camflow.data.readers.base import make_reader
 from camflow.errors import DataError
 
@@ -304,7 +305,7 @@ def test_official_archives():
 
 
 def test_palette_is_the_official_one():
-    palette = np.array(voc_palette()).reshape(256, 3)
+    palette = voc_palette()
     # Colours of background, aeroplane, bicycle, cat, person, tv monitor and void in the development kit.
     official = {0: (0, 0, 0), 1: (128, 0, 0), 2: (0, 128, 0), 8: (64, 0, 0), 15: (192, 128, 128), 20: (0, 64, 128),
                 255: (224, 224, 192)}  # fmt: skip

@@ -50,7 +50,10 @@ def test_closure_is_what_is_imported(package):
 
 
 def test_closure_agrees_with_what_python_really_loads(package):
-    code = "import sys; sys.path.insert(0, '.'); import cam_script; print(*sorted(m for m in sys.modules if m.split('.')[0] == 'camflow'))"
+    code = (
+        "import sys; sys.path.insert(0, '.'); import cam_script;"
+        "print(*sorted(m for m in sys.modules if m.split('.')[0] == 'camflow'))"
+    )
     run = subprocess.run([sys.executable, "-c", code], cwd=package.parent, capture_output=True, text=True, check=True)
     loaded = {name for name in run.stdout.split()[1:] if not name.startswith("camflow.plan")}
     # plan.job pulls in the walk here; bookkeeping and what only it imports are not the stage's

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 
 import pytest
 from project import Project, copy_project
@@ -18,10 +17,10 @@ def finished(tmp_path_factory) -> Project:
 
 
 @pytest.fixture
-def copy(finished, tmp_path) -> Iterator[Project]:
+def copy(finished, tmp_path) -> Project:
     """A copy of the finished project, to be changed freely."""
     shutil.copytree(finished.folder, tmp_path / "copy", symlinks=True)
-    yield Project(tmp_path / "copy")
+    return Project(tmp_path / "copy")
 
 
 @pytest.fixture

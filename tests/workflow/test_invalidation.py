@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import yaml
-
 from project import PROJECT, TINY, copy_project, plan_of
 
 # What is made from what: stage -> stages that read it.
@@ -124,7 +123,16 @@ TOP = {
     "runtime.compression": ("zstd", set()),
 }
 # Keys that choose what is built instead of how: they change the list of results, not the results.
-CHOICES = {"recipes", "datasets", "classifiers", "localizers", "refiners", "segmenters", "evaluation.splits", "report.split"}
+CHOICES = {
+    "recipes",
+    "datasets",
+    "classifiers",
+    "localizers",
+    "refiners",
+    "segmenters",
+    "evaluation.splits",
+    "report.split",
+}
 # Values for keys whose type does not say what else would be valid.
 VALUES = {
     "backbone": "resnet18",

@@ -7,18 +7,18 @@ rule train_plain:
     output:
         classifier=f"{DEPTH['classifier']}/classifier.pt",
         training=f"{DEPTH['classifier']}/training.csv",
-    params:
-        job=job("classifier"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/train.log",
     benchmark:
         f"{BENCHMARKS}/{{dataset}}/{{classifier}}/train.tsv"
-    threads: lambda wildcards: PLAN.training_threads(wildcards.classifier)
-    resources:
-        gpu=gpus() * PLAN.config["runtime"]["processes"],
     wildcard_constraints:
         classifier=named("classifier", "plain"),
     conda:
         "../../envs/camflow.yaml"
+    threads: lambda wildcards: PLAN.training_threads(wildcards.classifier)
+    resources:
+        gpu=PLAN.gpus * PLAN.config["runtime"]["processes"],
+    params:
+        job=job("classifier"),
     script:
         "../scripts/train_plain.py"

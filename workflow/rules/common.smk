@@ -4,13 +4,13 @@ import re
 
 from snakemake.exceptions import WorkflowError
 
-from camflow.errors import CamflowError, RecipeError
+from camflow.errors import CamflowError
 from camflow.plan import views
 from camflow.plan.config import instances, section_of
-from camflow.plan.plan import KINDS, TABLE_SUFFIXES, Plan, target
+from camflow.plan.plan import KINDS, TABLE_SUFFIXES, Plan
 
 # Jobs find the library beside the Snakefile, installed or not.
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+views.export_library(ROOT)
 
 try:
     PLAN = Plan.load([CONFIG, *workflow.config_settings.configfiles], dict(workflow.config_settings.config))
@@ -33,57 +33,7 @@ STORE = "results/store"
 LOGS = "results/logs"
 BENCHMARKS = "results/benchmarks"
 # Keyed folder of a recipe of each depth, as Snakemake wildcards.
-DEPTH = {kind: "/".join([STORE, *(f"{{{name}}}" for name in KINDS[: n + 1])]) for n, kind in enumerate(KINDS)}
-
-
-wildcard_constraints:
-    split=r"[A-Za-z][A-Za-z0-9_]*",
-    token=r"[0-9a-f]{8}",
-    shard=r"\d+",
-    shards=r"\d+",
-    **{kind: r"[A-Za-z][A-Za-z0-9_.]*-[0-9a-f]{8}" for kind in KINDS},
-
-
-def plainly(function):
-    """The function with a user's error turned into Snakemake's own type, which is printed without a traceback."""
-
-    @functools.wraps(function)
-    def call(*arguments):
-        try:
-            return function(*arguments)
-        except CamflowError as error:
-            raise WorkflowError(str(error)) from None
-
-    return call
-
-
-def named(kind, method):
-    """Wildcard pattern of the keyed segments of one method's instances; matches nothing where there are none."""
-    names = "|".join(map(re.escape, instances(PLAN.config, section_of(kind), method)))
-    return rf"(?:{names})-[0-9a-f]{{8}}" if names else "(?!)"
-
-
-def goal_of(stem, suffix, wildcards):
-    """The target and shard that wildcards name; refuses keys that config, code and data no longer give."""
-    given = [getattr(wildcards, kind) for kind in KINDS if hasattr(wildcards, kind)]
-    goal = target(tuple(item.rsplit("-", 1)[0] for item in given), stem, getattr(wildcards, "split", None), suffix)
-    shard = (int(wildcards.shard), int(wildcards.shards)) if hasattr(wildcards, "shard") else None
-    now = [*PLAN.segments(goal.steps), PLAN.token(goal, shard)]
-    if now != [*given, getattr(wildcards, "token", "")]:
-        raise RecipeError(
-            f"{'/'.join(given)} was asked for, but config, code and data now give {'/'.join(now)}: "
-            "something was edited after planning. Start Snakemake again, or ask for the readable path."
-        )
-    return goal, shard
-
-
-def reads(stem, suffix=None):
-    """Input function: what a leaf is made from. Keys are in the paths, so age says nothing: all inputs are ancient."""
-
-    @plainly
-    def inputs(wildcards):
-        goal, _ = goal_of(stem, suffix, wildcards)
-        return {name: ancient(path) for name, path in PLAN.inputs(goal).items()}
+DEPTH = {kind: os.path.join(STORE, *(f"{{{name}}}" for name in KINDS[: n + 1])) for n, kind in enumerate(KINDS)}
 
     return inputs
 
@@ -98,7 +48,58 @@ def job(stem, suffix=None):
     return describe
 
 
-def gpus():
-    """GPUs a network job asks for: one where the config or the machine says there is one."""
-    device = PLAN.config["runtime"]["device"]
-    return 0 if device == "cpu" or (device == "auto" and not Path("/dev/nvidiactl").exists()) else 1
+@plainly
+def manifest_of(wildcards):
+    """The list a dataset made here leaves behind; nothing for a folder of the user's."""
+    name = wildcards.dataset.rsplit("-", 1)[0]
+    return [ancient(str(PLAN.made_folder(name) / "manifest.json"))] if PLAN.is_made(name) else []
+
+
+def made(method):
+    """Wildcard pattern of the folders of datasets of one format."""
+    return named("dataset", method)
+
+
+@plainly
+def shards_of(wildcards):
+    """The shards behind an index of seed maps."""
+    goal, _ = goal_of("maps", None, wildcards)
+    count = PLAN.shards(goal.steps)
+    return [ancient(PLAN.path(goal, (number, count))) for number in range(count)]
+
+
+@plainly
+def scores(wildcards):
+    """Every score of the configured recipes."""
+    return [ancient(PLAN.path(goal)) for goal in PLAN.scores()]
+
+
+@plainly
+def viewed(wildcards):
+    """The stored file behind a readable path."""
+    return ancient(PLAN.path_of(f"{wildcards.readable}"))
+
+
+@plainly
+def source(wildcards):
+    """What the link holds."""
+    return views.source(PLAN, f"{wildcards.readable}")
+
+
+def caption_labels(wildcards):
+    """Labels of a figure in the report's menu."""
+    return views.labels(f"{wildcards.readable}")
+
+
+def topic(wildcards):
+    """Heading of a figure in the report's menu: its recipe below the dataset."""
+    return views.labels(f"{wildcards.readable}")["recipe"]
+
+
+def dataset_of(wildcards):
+    """Category of a figure in the report's menu."""
+    return views.labels(f"{wildcards.readable}")["dataset"]
+
+
+# What a readable path below results/ cannot start with.
+NOT_RECIPES = r"(?!(?:store|data|logs|benchmarks|scratch|fingerprints|tables)/)"

@@ -6,14 +6,14 @@ rule score_classifier:
         unpack(reads("score")),
     output:
         score=f"{DEPTH['classifier']}/score.{{split}}-{{token}}.json",
-    params:
-        job=job("score"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/score.{{split}}-{{token}}.log",
-    resources:
-        gpu=gpus(),
     conda:
         "../../envs/camflow.yaml"
+    resources:
+        gpu=PLAN.gpus,
+    params:
+        job=job("score"),
     script:
         "../scripts/score_classifier.py"
 
@@ -23,15 +23,15 @@ rule score_maps:
         unpack(reads("score")),
     output:
         score=f"{DEPTH['localizer']}/score.{{split}}-{{token}}.json",
-    params:
-        job=job("score"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/score.{{split}}-{{token}}.log",
     benchmark:
         f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/score.{{split}}-{{token}}.tsv"
-    threads: PLAN.config["runtime"]["jobs"]
     conda:
         "../../envs/camflow.yaml"
+    threads: PLAN.config["runtime"]["jobs"]
+    params:
+        job=job("score"),
     script:
         "../scripts/score_maps.py"
 
@@ -41,21 +41,15 @@ rule score_masks:
         unpack(reads("score")),
     output:
         score=f"{DEPTH['refiner']}/score.{{split}}-{{token}}.json",
-    params:
-        job=job("score"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/score.{{split}}-{{token}}.log",
-    threads: PLAN.config["runtime"]["jobs"]
     conda:
         "../../envs/camflow.yaml"
+    threads: PLAN.config["runtime"]["jobs"]
+    params:
+        job=job("score"),
     script:
         "../scripts/score_masks.py"
-
-
-@plainly
-def scores(wildcards):
-    """Every score of the configured recipes."""
-    return [ancient(PLAN.path(goal)) for goal in PLAN.scores()]
 
 
 rule make_tables:
@@ -65,11 +59,11 @@ rule make_tables:
         csv=f"{STORE}/tables/scores-{{token}}.csv",
         markdown=f"{STORE}/tables/scores-{{token}}.md",
         html=f"{STORE}/tables/scores-{{token}}.html",
-    params:
-        job=lambda wildcards: PLAN.table_job(wildcards.token),
     log:
         f"{LOGS}/tables/scores-{{token}}.log",
     conda:
         "../../envs/camflow.yaml"
+    params:
+        job=lambda wildcards: PLAN.table_job(wildcards.token),
     script:
         "../scripts/make_tables.py"

@@ -6,28 +6,20 @@ rule localize_cam:
         unpack(reads("maps")),
     output:
         maps=f"{DEPTH['localizer']}/maps.{{split}}.shards/{{shard}}of{{shards}}-{{token}}.h5",
-    params:
-        job=job("maps"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.log",
     benchmark:
         f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.tsv"
-    resources:
-        gpu=gpus(),
     wildcard_constraints:
         localizer=named("localizer", "cam"),
     conda:
         "../../envs/camflow.yaml"
+    resources:
+        gpu=PLAN.gpus,
+    params:
+        job=job("maps"),
     script:
         "../scripts/localize_cam.py"
-
-
-@plainly
-def shards_of(wildcards):
-    """The shards behind an index of seed maps."""
-    goal, _ = goal_of("maps", None, wildcards)
-    count = PLAN.shards(goal.steps)
-    return [ancient(PLAN.path(goal, (number, count))) for number in range(count)]
 
 
 rule join_maps:
@@ -35,11 +27,11 @@ rule join_maps:
         shards=shards_of,
     output:
         maps=f"{DEPTH['localizer']}/maps.{{split}}-{{token}}.h5",
-    params:
-        job=job("maps"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{token}}.log",
     conda:
         "../../envs/camflow.yaml"
+    params:
+        job=job("maps"),
     script:
         "../scripts/join_shards.py"

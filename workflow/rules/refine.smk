@@ -6,17 +6,17 @@ rule refine_none:
         unpack(reads("masks")),
     output:
         masks=f"{DEPTH['refiner']}/masks.{{split}}-{{token}}.h5",
-    params:
-        job=job("masks"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.log",
     benchmark:
         f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.tsv"
-    threads: PLAN.config["runtime"]["jobs"]
     wildcard_constraints:
         refiner=named("refiner", "none"),
     conda:
         "../../envs/camflow.yaml"
+    threads: PLAN.config["runtime"]["jobs"]
+    params:
+        job=job("masks"),
     script:
         "../scripts/refine_none.py"
 
@@ -26,16 +26,16 @@ rule refine_crf:
         unpack(reads("masks")),
     output:
         masks=f"{DEPTH['refiner']}/masks.{{split}}-{{token}}.h5",
-    params:
-        job=job("masks"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.log",
     benchmark:
         f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.tsv"
-    threads: PLAN.config["runtime"]["jobs"]
     wildcard_constraints:
         refiner=named("refiner", "crf"),
     conda:
         "../../envs/camflow.yaml"
+    threads: PLAN.config["runtime"]["jobs"]
+    params:
+        job=job("masks"),
     script:
         "../scripts/refine_crf.py"

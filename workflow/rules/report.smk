@@ -6,12 +6,12 @@ rule plot_pictures:
         unpack(reads("pictures")),
     output:
         figure=f"{DEPTH['dataset']}/pictures.{{split}}-{{token}}.png",
-    params:
-        job=job("pictures"),
     log:
         f"{LOGS}/{{dataset}}/pictures.{{split}}-{{token}}.log",
     conda:
         "../../envs/camflow.yaml"
+    params:
+        job=job("pictures"),
     script:
         "../scripts/plot_pictures.py"
 
@@ -21,12 +21,12 @@ rule plot_training:
         unpack(reads("training", ".png")),
     output:
         figure=f"{DEPTH['classifier']}/training-{{token}}.png",
-    params:
-        job=job("training", ".png"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/training-{{token}}.log",
     conda:
         "../../envs/camflow.yaml"
+    params:
+        job=job("training", ".png"),
     script:
         "../scripts/plot_training.py"
 
@@ -36,12 +36,12 @@ rule plot_curve:
         unpack(reads("curve")),
     output:
         figure=f"{DEPTH['localizer']}/curve.{{split}}-{{token}}.png",
-    params:
-        job=job("curve"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/curve.{{split}}-{{token}}.log",
     conda:
         "../../envs/camflow.yaml"
+    params:
+        job=job("curve"),
     script:
         "../scripts/plot_curve.py"
 
@@ -51,12 +51,12 @@ rule plot_seeds:
         unpack(reads("overlays")),
     output:
         figure=f"{DEPTH['localizer']}/overlays.{{split}}-{{token}}.png",
-    params:
-        job=job("overlays"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/overlays.{{split}}-{{token}}.log",
     conda:
         "../../envs/camflow.yaml"
+    params:
+        job=job("overlays"),
     script:
         "../scripts/plot_overlays.py"
 
@@ -66,39 +66,14 @@ rule plot_masks:
         unpack(reads("overlays")),
     output:
         figure=f"{DEPTH['refiner']}/overlays.{{split}}-{{token}}.png",
-    params:
-        job=job("overlays"),
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/overlays.{{split}}-{{token}}.log",
     conda:
         "../../envs/camflow.yaml"
+    params:
+        job=job("overlays"),
     script:
         "../scripts/plot_overlays.py"
-
-
-# --- readable views: results/<recipe>/<file> is a link to the file in the store ---------------------------------------
-
-
-@plainly
-def viewed(wildcards):
-    """The stored file behind a readable path."""
-    return ancient(PLAN.path_of(f"{wildcards.readable}"))
-
-
-@plainly
-def source(wildcards):
-    """What the link holds."""
-    return views.source(PLAN, f"{wildcards.readable}")
-
-
-def caption_labels(wildcards):
-    """Labels of a figure in the report's menu."""
-    *steps, filename = wildcards.readable.split("/")
-    shown = dict(zip(KINDS[1:], steps[1:]))
-    return {"figure": filename.split(".")[0], "split": (filename.split(".") + ["-"])[1], **shown}
-
-
-NOT_RECIPES = r"(?!(?:store|data|logs|benchmarks|scratch|fingerprints|tables)/)"
 
 
 localrules:
@@ -112,12 +87,14 @@ rule view:
         viewed,
     output:
         "results/{readable}",
-    params:
-        source=source,
     log:
         f"{LOGS}/views/{{readable}}.log",
     wildcard_constraints:
         readable=rf"{NOT_RECIPES}.+\.(?!png$)[a-z0-9]+",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        source=source,
     shell:
         "ln -sfn {params.source:q} {output:q} 2> {log:q}"
 
@@ -129,16 +106,18 @@ rule view_figure:
         report(
             "results/{readable}",
             caption="../report/figure.rst",
-            category=lambda wildcards: wildcards.readable.split("/")[0],
-            subcategory=lambda wildcards: "/".join(wildcards.readable.split("/")[1:-1]) or "photos",
+            category=dataset_of,
+            subcategory=topic,
             labels=caption_labels,
         ),
-    params:
-        source=source,
     log:
         f"{LOGS}/views/{{readable}}.log",
     wildcard_constraints:
         readable=rf"{NOT_RECIPES}.+\.png",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        source=source,
     shell:
         "ln -sfn {params.source:q} {output:q} 2> {log:q}"
 
@@ -151,13 +130,15 @@ rule view_table:
             "results/{readable}",
             caption="../report/table.rst",
             category="Tables",
-            labels=lambda wildcards: {"table": Path(wildcards.readable).name},
+            labels=caption_labels,
         ),
-    params:
-        source=source,
     log:
         f"{LOGS}/views/{{readable}}.log",
     wildcard_constraints:
         readable=r"tables/[a-z_]+\.(?:csv|md|html)",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        source=source,
     shell:
         "ln -sfn {params.source:q} {output:q} 2> {log:q}"
