@@ -35,6 +35,47 @@ BENCHMARKS = "results/benchmarks"
 # Keyed folder of a recipe of each depth, as Snakemake wildcards.
 DEPTH = {kind: os.path.join(STORE, *(f"{{{name}}}" for name in KINDS[: n + 1])) for n, kind in enumerate(KINDS)}
 
+
+wildcard_constraints:
+    **{kind: r"[A-Za-z][A-Za-z0-9_.]*-[0-9a-f]{8}" for kind in KINDS},
+    split=r"[A-Za-z][A-Za-z0-9_]*",
+    token=r"[0-9a-f]{8}",
+    shard=r"\d+",
+    shards=r"\d+",
+
+
+def plainly(function):
+    """The function with a user's error turned into Snakemake's own type, which is printed without a traceback."""
+
+    @functools.wraps(function)
+    def call(*arguments):
+        try:
+            return function(*arguments)
+        except CamflowError as error:
+            raise WorkflowError(str(error)) from None
+
+    return call
+
+
+def named(kind, method):
+    """Wildcard pattern of the keyed segments of one method's instances; matches nothing where there are none."""
+    names = "|".join(map(re.escape, instances(PLAN.config, section_of(kind), method)))
+    return rf"(?:{names})-[0-9a-f]{{8}}" if names else "(?!)"
+
+
+def goal_of(stem, suffix, wildcards):
+    """The target and shard that wildcards name; refuses keys that config, code and data no longer give."""
+    return PLAN.asked({key: str(value) for key, value in wildcards.items()}, stem, suffix)
+
+
+def reads(stem, suffix=None):
+    """Input function: what a leaf is made from. Keys are in the paths, so age says nothing: all inputs are ancient."""
+
+    @plainly
+    def inputs(wildcards):
+        goal, _ = goal_of(stem, suffix, wildcards)
+        return {name: ancient(path) for name, path in PLAN.inputs(goal).items()}
+
     return inputs
 
 
