@@ -359,8 +359,11 @@ class Plan:
         return self.instance("classifier", steps[1]).get("monitor") == "val"
 
     def inputs(self, goal: Target) -> dict[str, str]:
-        """Store paths of what a file is made from."""
-        return {name: self.path(item) for name, item in self.reads(goal).items()}
+        """Store paths of what a file is made from, and the list of a dataset that the workflow makes."""
+        found = {name: self.path(item) for name, item in self.reads(goal).items()}
+        if "catalog" in found and self.is_made(goal.steps[0]):
+            found["data"] = str(self.made_folder(goal.steps[0]) / "manifest.json")
+        return found
 
     # --- targets -----------------------------------------------------------------------------------------------------
 

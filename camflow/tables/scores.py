@@ -43,7 +43,9 @@ def scores_table(scores: dict[str, dict[str, Any]], published: dict[str, dict[st
     for path in published:
         if path not in scores:
             raise ConfigError(f"tables.published: '{path}' is not among the scores{did_you_mean(path, scores)}")
-    frame = pd.DataFrame([score_row(path, score, published.get(path)) for path, score in sorted(scores.items())])
+    # A recipe after the parts of it: classifier, seed, masks.
+    ordered = sorted(scores, key=lambda path: (path.split("/")[:-1], path))
+    frame = pd.DataFrame([score_row(path, scores[path], published.get(path)) for path in ordered])
     keep = [
         name
         for name in frame.columns

@@ -73,10 +73,21 @@ def reads(stem, suffix=None):
 
     @plainly
     def inputs(wildcards):
-        goal, _ = goal_of(stem, suffix, wildcards)
-        return {name: ancient(path) for name, path in PLAN.inputs(goal).items()}
+        goal, shard = goal_of(stem, suffix, wildcards)
+        found = PLAN.inputs(goal)
+        if Path(PLAN.path(goal, shard)).exists() and not is_forced():
+            # What is there is right, so an input that is not there is not made again for its sake. (A shard of
+            # unchanged photos stays when the catalog of its split is new.)
+            found = {name: path for name, path in found.items() if Path(path).exists()}
+        return {name: ancient(path) for name, path in found.items()}
 
     return inputs
+
+
+def is_forced():
+    """Whether the user asked for something to be run although it is there."""
+    dag = workflow.dag_settings
+    return bool(dag and (dag.forceall or dag.forcetargets or dag.forcerun))
 
 
 def job(stem, suffix=None):
