@@ -50,7 +50,12 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "--images", type=int, default=100, metavar="N", help="dataset size; 10 N is measured too (default 100)"
     )
-    bench.add_argument("--size", type=int, default=96, metavar="PX", help="side of the photos in pixels (default 96)")
+    bench.add_argument("--size", type=int, default=96, metavar="PX", help="side of its photos in pixels (default 96)")
+    bench.add_argument(
+        "--photo-size", default="375x500", metavar="HxW", help="photos that the ratios are timed on (default 375x500)"
+    )
+    bench.add_argument("--only", nargs="+", metavar="NAME", help="measure these stages or ratios (docs/benchmarks.md)")
+    bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     bench.set_defaults(run=_bench)
     return parser
 
@@ -114,9 +119,9 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    from camflow.bench import run
+    from camflow.bench.run import run
 
-    run(options.images, options.size)
+    run(options.images, options.size, photo_size=options.photo_size, only=options.only, json_file=options.json)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,10 @@ class StoreError(CamflowError):
 
     def __init__(self, path: str | Path, problem: str):
         self.path = Path(path)
-        super().__init__(f"{path}: {problem}")
+        super().__init__(str(path), problem)  # its arguments, so that it can come back from a worker process
+
+    def __str__(self) -> str:
+        return ": ".join(self.args)
 
 
 def did_you_mean(name: str, options: Iterable[str]) -> str:

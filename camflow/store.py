@@ -56,7 +56,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, RuntimeError) as error:
-        if _is_full(error):
+        if is_full(error):
             raise StoreError(
                 path, "no space left on the device; free some and run again (nothing was written)"
             ) from error
@@ -73,8 +73,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def _is_full(error: BaseException) -> bool:
-    # HDF5 reports a full disk as text inside its own error stack, as OSError or RuntimeError.
+def is_full(error: BaseException) -> bool:
+    """Whether an error means a full disk. HDF5 reports it as text in its own error stack, as OSError or RuntimeError."""
     return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "No space left" in str(error)
 
 
@@ -235,8 +235,10 @@ def _compression(name: str) -> dict[str, Any]:
     raise CamflowError(f"store.compression: '{name}' is neither gzip nor zstd")
 
 
-def join_shards(path: str | Path, shards: Sequence[str | Path]) -> None:
+def join_shards(path: str | Path, shards: Sequence[str | Path], meta: dict[str, Any] | None = None) -> None:
     """Write the index of a sharded target. ``shards[k]`` holds exactly the images with ``shard_of(id, n) == k``.
+
+    ``meta`` is the index's envelope, that of the first shard by default.
 
     Raises ``StoreError`` when a shard is missing, unfinished or of another stage than the first.
     """
@@ -253,7 +255,7 @@ def join_shards(path: str | Path, shards: Sequence[str | Path]) -> None:
         file.attrs["format"] = FORMAT
         file.attrs["stage"] = first.stage
         file.attrs["class_names"] = json.dumps(first.class_names, ensure_ascii=False)
-        file.attrs["meta"] = json.dumps(first.meta, sort_keys=True, ensure_ascii=False)
+        file.attrs["meta"] = json.dumps(first.meta if meta is None else meta, sort_keys=True, ensure_ascii=False)
         file.attrs["n_images"] = sum(len(part) for part in parts)
         file.attrs["n_shards"] = len(parts)
         file.flush()
@@ -307,8 +309,10 @@ class Store:
         """The file that really holds an image: the shard behind an index."""
         if image_id is None or not getattr(self, "shards", 0):
             return self.path
-        link = self._file().get(f"shard/{shard_of(image_id, self.shards):04d}", getlink=True)
-        return self.path.parent / link.filename
+        return self._shard_path(shard_of(image_id, self.shards))
+
+    def _shard_path(self, number: int) -> Path:
+        return self.path.parent / self._file().get(f"shard/{number:04d}", getlink=True).filename
 
     def _file(self) -> h5py.File:
         if self._handle is None or self._pid != os.getpid():
@@ -333,15 +337,23 @@ class Store:
             yield self._shard(number)
 
     def _shard(self, number: int) -> h5py.Group:
+        path = self._shard_path(number)
         try:
             root = self._file()[f"shard/{number:04d}"]
         except KeyError as error:
+            if path.exists():
+                raise StoreError(path, f"cannot be read ({_first_line(error)}); delete it and run again") from error
             raise StoreError(
                 self.path, f"shard {number} of {self.shards} is missing; delete the index and run again"
             ) from error
         if root.attrs.get("complete") != 1:
-            raise StoreError(self.path, f"shard {number} of {self.shards} was never finished; delete it and run again")
+            raise StoreError(path, "was never finished; delete it and run again")
         return root
+
+    def shard_paths(self) -> list[Path]:
+        """The files behind an index; empty for a store without shards."""
+        with self._errors():
+            return [self._shard_path(number) for number in range(self.shards)]
 
     @property
     def ids(self) -> list[str]:

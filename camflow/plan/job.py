@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import json
+import logging
 import platform
 import sys
 import time
@@ -14,8 +15,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from camflow.errors import CamflowError, RecipeError, StoreError
+from camflow.plan.origin import check_origin
 from camflow.plan.plan import Plan, parse_target
-from camflow.store import write_json
+from camflow.store import is_full, write_json
 
 _VERSIONED = ("torch", "torchvision", "numpy", "h5py", "pydensecrf2", "pillow", "scipy", "scikit-learn")
 
@@ -119,15 +121,21 @@ class _Log:
         if self._terminal.isatty():
             self._terminal.write(text)
         if "\r" not in text:
-            return self._log.write(text)
+            self._keep(text)
+            return len(text)
         now = time.monotonic()
         if now - self._last_bar >= self.BAR_SECONDS and text.strip():
             self._last_bar = now
-            self._log.write(text.strip("\r\n ") + "\n")
+            self._keep(text.strip("\r\n ") + "\n")
         return len(text)
 
+    def _keep(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # what cannot be logged on a full disk must not end the stage
+            self._log.write(text)
+
     def flush(self) -> None:
-        self._log.flush()
+        with contextlib.suppress(OSError):
+            self._log.flush()
         if self._terminal.isatty():
             self._terminal.flush()
 
@@ -143,35 +151,61 @@ def start(snakemake) -> Iterator[Job]:
     """Run a stage: log its output, verify its key, turn a user's error into one sentence and exit code 1.
 
     Library modules are imported by the script before this is entered, so that the code verified is not older than the
-    code loaded. A damaged input is moved aside, so that the next run makes it anew.
+    code loaded. A damaged or foreign input is moved aside, so that the next run makes it anew.
     """
     job = Job(snakemake)
     terminal = sys.stderr
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(open(job.log, "w", encoding="utf-8", buffering=1)) if job.log else None
-        if log is not None:
-            stream = _Log(log, terminal)
-            stack.enter_context(contextlib.redirect_stderr(stream))
-            stack.enter_context(contextlib.redirect_stdout(stream))
+    with _logged(job, terminal) as log:
         try:
             job.verify()
+            for path in job.input:
+                check_origin(Path(str(path)))
             yield job
-        except CamflowError as error:
-            lines = [f"{job.target}: {error}"]
+        except Exception as error:
+            lines = [f"{job.target}: {_sentence(job, error)}"]
             if isinstance(error, StoreError):
                 lines += [
                     f"Moved aside as {path}; run the same command again to make it anew."
                     for path in _set_aside(job, error)
                 ]
-            for stream in {log, terminal} - {None}:
-                print("\nERROR: " + "\n".join(lines), file=stream, flush=True)
+            text = "\nERROR: " + "\n".join(lines) + "\n"
+            expected = isinstance(error, CamflowError) or is_full(error)
+            for stream in filter(None, (terminal, log)):
+                with contextlib.suppress(OSError):
+                    print("" if expected else traceback.format_exc(), text, sep="", file=stream, flush=True)
             raise SystemExit(1) from None
-        except Exception:
-            traceback.print_exc()
-            print(f"\nERROR: {job.target}: unexpected failure, see {job.log}\n", file=terminal, flush=True)
-            if log is not None:
-                traceback.print_exc(file=terminal)
-            raise SystemExit(1) from None
+
+
+@contextlib.contextmanager
+def _logged(job: Job, terminal: TextIO) -> Iterator[TextIO | None]:
+    """Send what is printed and logged into the job's log, which is yielded."""
+    with contextlib.ExitStack() as stack:
+        log, stream = None, terminal
+        if job.log:
+            log = open(job.log, "w", encoding="utf-8", buffering=1)  # noqa: SIM115  (closed below)
+            stack.callback(_close, log)
+            stream = _Log(log, terminal)
+            stack.enter_context(contextlib.redirect_stderr(stream))
+            stack.enter_context(contextlib.redirect_stdout(stream))
+        handler, logger = logging.StreamHandler(stream), logging.getLogger("camflow")
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        stack.callback(logger.removeHandler, handler)
+        yield log
+
+
+def _close(log: TextIO) -> None:
+    with contextlib.suppress(OSError):  # a full disk
+        log.close()
+
+
+def _sentence(job: Job, error: Exception) -> str:
+    if isinstance(error, CamflowError):
+        return str(error)
+    if is_full(error):
+        path = getattr(error, "filename", None) or job.description["output"]
+        return f"{path}: no space left on the device; free some and run again (nothing was written)"
+    return f"unexpected failure, see {job.log}"
 
 
 def _set_aside(job: Job, error: StoreError) -> list[Path]:

@@ -428,6 +428,18 @@ class Plan:
                 found.append(target(steps, "overlays", split))
         return found
 
+    def artefacts(self) -> list[Target]:
+        """What the configured recipes make on the way: checks, classifiers, seed maps, pseudo-masks."""
+        splits = self.config["evaluation"]["splits"]
+        datasets = dict.fromkeys(steps[0] for steps in self.recipes)
+        found = [target((name,), stem, split) for name in datasets for stem in ("catalog", "check") for split in splits]
+        stems = {2: "classifier", 3: "maps", 4: "masks"}
+        for steps in self.prefixes:
+            if len(steps) in stems:
+                here = [None] if len(steps) == 2 else splits
+                found += [target(steps, stems[len(steps)], split) for split in here]
+        return found
+
     def table_parts(self) -> dict[str, Any]:
         """What decides the table of scores."""
         return {
@@ -443,8 +455,8 @@ class Plan:
         return str(self.store / "tables" / f"scores-{keys.short(self.table_parts())}{suffix}")
 
     def readable(self) -> list[str]:
-        """Readable paths of the default target: scores, figures, the table."""
-        goals = [goal.path for goal in (*self.scores(), *self.figures())]
+        """Readable paths of the default target: what the recipes make, its scores and figures, the table."""
+        goals = [goal.path for goal in (*self.artefacts(), *self.scores(), *self.figures())]
         return [str(self.results / path) for path in (*goals, *(f"tables/scores{suffix}" for suffix in TABLE_SUFFIXES))]
 
     # --- jobs --------------------------------------------------------------------------------------------------------

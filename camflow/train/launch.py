@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import subprocess
 import sys
 import tempfile
@@ -49,6 +50,7 @@ def launch(function: Callable[..., Any], arguments: dict[str, Any], *, processes
 
 def main() -> None:
     """One process of torchrun."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     module, name, arguments = json.loads(Path(sys.argv[1]).read_text())
     getattr(importlib.import_module(module), name)(**arguments)
 

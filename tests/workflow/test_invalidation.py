@@ -52,7 +52,9 @@ def stage_of(path: str) -> str:
             return "data"
         case 1, _ if steps == ["tables"]:
             return "tables"
-        case 1, "catalog" | "pictures":
+        case 1, "catalog" | "check":
+            return "catalog"
+        case 1, _:
             return stem
         case 2, "training" if suffix == "png":
             return "training figure"
@@ -165,12 +167,14 @@ def other(name: str, rule: dict, value):
 
 
 def method_keys():
+    found = []
     for section in ("datasets", "classifiers", "localizers", "refiners"):
         schemas = yaml.safe_load((PROJECT / "workflow/schemas" / f"{section}.schema.yaml").read_text())["methods"]
         for name, entry in TINY[section].items():
             rules = schemas[entry.get("method", entry.get("format"))]["properties"]
             for key, rule in rules.items():
-                yield pytest.param(section, name, key, rule, id=f"{section}.{name}.{key}")
+                found.append(pytest.param(section, name, key, rule, id=f"{section}.{name}.{key}"))
+    return found
 
 
 def configured(changes: dict) -> dict:
@@ -271,7 +275,7 @@ MODULES = {
     "camflow/params.py": ("classifier", MAPS, SEED, *MASK_SCORES),
     "camflow/cli.py": (),
     "camflow/show.py": (),
-    "camflow/bench.py": (),
+    "camflow/bench/__init__.py": (),
     "camflow/data/__init__.py": ("data", *READS_PHOTOS),
     "camflow/data/parts.py": ("data",),
     "camflow/data/download.py": (),

@@ -1,0 +1,144 @@
+"""The benchmark: every row is there, its numbers mean something, and both sides of a ratio do the same. No times."""
+
+from __future__ import annotations
+
+import ast
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+import camflow
+from camflow.bench.ratios import RATIOS, agree, alternate, train_threads
+from camflow.bench.run import RATIO_NAMES, run
+from camflow.bench.stages import NEEDS, STAGES
+from camflow.bench.worker import execute
+from camflow.errors import CamflowError, ConfigError
+
+TINY = {"images": 4, "size": 48, "photo_size": "48x64", "budget": 0.0}
+PACKAGE = Path(camflow.__file__).parent
+
+
+@pytest.fixture
+def temporary_folder(tmp_path, monkeypatch):
+    """Where the benchmark makes its own folder."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def _positive(value: float) -> bool:
+    return math.isfinite(value) and value > 0
+
+
+def test_measures_every_stage_and_ratio(temporary_folder):
+    printed = io.StringIO()
+    report = run(**TINY, console=Console(file=printed, width=160), launch=execute)
+
+    assert [(s["name"], s["at"]) for s in report["stages"]] == [(n, at) for n in STAGES for at in ("1x", "10x")]
+    for stage in report["stages"]:
+        assert stage["images"] == (4 if stage["at"] == "1x" else 40)
+        assert all(_positive(stage[key]) for key in ("seconds", "rate", "start_mb"))
+        assert stage["peak_mb"] >= stage["start_mb"]
+    names = [row["name"] for row in report["ratios"]]
+    assert names == [n for name in RATIOS for n in (("store-bytes", "store-read") if name == "store" else (name,))]
+    for row in report["ratios"]:
+        assert all(_positive(value) for value in (row["a_value"], row["b_value"], row["ratio"], *row["ratio_range"]))
+        assert row["same"] == "to the bit" or row["same"].startswith("within ")
+        assert row["ratio"] == pytest.approx(row["a_value"] / row["b_value"])
+    assert all(report["machine"].values()) or report["machine"]["load"] == 0
+    text = printed.getvalue()
+    assert all(word in text for word in [*STAGES, *names, "images/s", "ms/image", "kB/image", "peak MB", "torch"])
+    assert list(temporary_folder.iterdir()) == []
+
+
+def test_exact_sides_agree_to_the_bit(temporary_folder):
+    only = ["sweep-loop", "crf-lattice", "cam-threads"]
+    report = run(**TINY, only=only, console=Console(file=io.StringIO()), launch=execute)
+    assert {row["name"]: row["same"] for row in report["ratios"]} == dict.fromkeys(only, "to the bit")
+    assert report["stages"] == []
+
+
+def test_runs_each_stage_in_its_own_process_and_writes_json(temporary_folder, tmp_path):
+    file = tmp_path / "out" / "bench.json"
+    console = Console(file=io.StringIO())
+    report = run(**TINY, only=["check"], json_file=file, console=console)
+    assert json.loads(file.read_text()) == report
+    small, large = (stage["peak_mb"] for stage in report["stages"])
+    assert large < 1.5 * small  # far from ten times
+    assert [path.name for path in temporary_folder.iterdir()] == ["out"]
+
+
+def test_stage_measures_what_it_needs_but_shows_what_was_asked(temporary_folder):
+    report = run(**TINY, only=["masks"], console=Console(file=io.StringIO()), launch=execute)
+    assert {stage["name"] for stage in report["stages"]} == {"masks"}
+    order = list(STAGES)
+    assert all(order.index(need) < order.index(name) for name, needs in NEEDS.items() for need in needs)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": ["crff"]}, "crf"),
+        ({"photo_size": "375"}, "HEIGHTxWIDTH"),
+        ({"photo_size": "8x8"}, "32 to 1024"),
+        ({"images": 0}, "--images"),
+        ({"size": 20}, "--size"),
+    ],
+)
+def test_refuses_bad_options(options, message):
+    with pytest.raises(ConfigError, match=message):
+        run(**{**TINY, **options}, launch=lambda job: pytest.fail("something was measured"))
+
+
+def test_failed_measurement_is_a_camflow_error(temporary_folder):
+    def fail(job):
+        raise CamflowError(f"measuring '{job['name']}' failed")
+
+    with pytest.raises(CamflowError, match="made dataset"):
+        run(**TINY, launch=fail)
+    assert list(temporary_folder.iterdir()) == []
+
+
+def test_agree_refuses_different_results():
+    one = np.arange(6.0).reshape(2, 3)
+    assert agree("x", [one], [one.copy()]) == "to the bit"
+    assert agree("x", [one], [one + 1e-4], tolerance=1e-3) == "within 1e-04"
+    for other in (one + 1e-2, one[:1], one * np.nan):
+        with pytest.raises(CamflowError, match="x: the two sides"):
+            agree("x", [one], [other], tolerance=1e-3)
+
+
+def test_alternate_takes_turns():
+    calls: list[str] = []
+    times = alternate(lambda: calls.append("a"), lambda: calls.append("b"), budget=0.0)
+    assert "".join(calls) == "abbaab"
+    assert [len(side) for side in times] == [3, 3]
+
+
+def test_names_are_those_of_the_functions():
+    assert tuple(RATIOS) == RATIO_NAMES  # listed twice so that `camflow bench` itself stays without torch
+    assert RATIOS["train-threads"] is train_threads
+
+
+def test_no_stage_imports_the_benchmark():
+    for path in [*PACKAGE.rglob("*.py"), *(PACKAGE.parent / "workflow").rglob("*.py")]:
+        if path.parent.name == "bench" or path == PACKAGE / "cli.py":
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [f"{node.module}.{alias.name}" for alias in node.names]
+            assert not any(name.startswith("camflow.bench") for name in names), path
+
+
+def test_measuring_process_stays_small():
+    """A process inherits the peak memory of the one that started it, so that one must not hold torch."""
+    code = "import sys, camflow.bench.run; print([m for m in ('torch', 'numpy', 'h5py') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    assert done.stdout.strip() == "[]"
