@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from snakemake.exceptions import WorkflowError
 from snakemake.utils import min_version
 
 min_version("9.0")
@@ -11,9 +12,17 @@ min_version("9.0")
 ROOT = Path(workflow.current_basedir)
 sys.path.insert(0, str(ROOT))
 
+from camflow.errors import CamflowError
+from camflow.plan.config import read_yaml
 
 # A config.yaml in the working folder takes the place of the embedded default; --configfile adds overlays to either.
 CONFIG = "config.yaml" if Path("config.yaml").exists() else str(ROOT / "config.yaml")
+
+# Snakemake would only say that some config file is broken; this says which and where.
+try:
+    read_yaml(CONFIG)
+except CamflowError as error:
+    raise WorkflowError(str(error)) from None
 
 
 configfile: CONFIG

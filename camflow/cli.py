@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -72,9 +73,12 @@ def _plan(options: argparse.Namespace):
     overrides = {}
     for item in options.config:
         key, found, value = item.partition("=")
-        if not found:
+        if not key or not found:
             raise ConfigError(f"--config: '{item}' should be KEY=VALUE")
-        overrides[key] = yaml.safe_load(value)
+        try:
+            overrides[key] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            overrides[key] = value  # as Snakemake does
     return Plan.load([default, *options.configfile], overrides)
 
 
@@ -93,6 +97,8 @@ def _gc(options: argparse.Namespace) -> None:
 
     total = 0
     for path in list(gc.unreachable(_plan(options))):
+        if not os.path.lexists(path):
+            continue  # it was inside something that has just been removed
         size = gc.size(path)
         total += size
         print(f"{size / 2**20:10.1f} MB  {path}")
@@ -104,11 +110,14 @@ def _gc(options: argparse.Namespace) -> None:
 
 
 def _show(options: argparse.Namespace) -> None:
+    import h5py
     from rich.console import Console
 
     from camflow.show import describe, picture
     from camflow.store import Store
 
+    if options.file.exists() and not h5py.is_hdf5(options.file):
+        raise CamflowError(f"{options.file}: is no store; give an .h5 file of the results")
     store = Store(options.file)
     if options.image is None:
         describe(store, Console(), options.images)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from camflow.errors import CamflowError, did_you_mean
@@ -15,12 +16,12 @@ from camflow.store import Store
 def describe(store: Store, console: Console, limit: int = 10) -> None:
     """Print the envelope and the first images of a store."""
     console.print(
-        f"[bold]{store.path}[/]  stage [bold]{store.stage}[/], {len(store)} images, {store.shards or 'no'} shards"
+        f"[bold]{escape(str(store.path))}[/]  stage [bold]{store.stage}[/], {len(store)} images, {store.shards or 'no'} shards"
     )
     for name in ("recipe", "target", "key", "token"):
         if store.meta.get(name):
-            console.print(f"  {name}: {store.meta[name]}")
-    console.print("  classes:", ", ".join(store.class_names), highlight=False)
+            console.print(f"  {name}: {escape(str(store.meta[name]))}")
+    console.print("  classes:", escape(", ".join(store.class_names)), highlight=False)
     console.print("  parameters:", store.meta.get("parameters", {}))
     console.print("  software:", store.meta.get("software", {}))
     console.print("  tables:", ", ".join(store.tables()))
@@ -29,7 +30,7 @@ def describe(store: Store, console: Console, limit: int = 10) -> None:
         array = store.read(image_id)
         values = f"{array.min():.4g} .. {array.max():.4g}" if array.size else "empty"
         attrs = {key: np.asarray(value).tolist() for key, value in store.attrs(image_id).items()}
-        rows.add_row(image_id, str(array.shape), str(array.dtype), values, str(attrs))
+        rows.add_row(escape(image_id), str(array.shape), str(array.dtype), values, escape(str(attrs)))
     if rows.row_count:
         console.print(rows)
     if len(store) > limit:
@@ -64,7 +65,8 @@ def picture(store: Store, image_id: str, out: Path, catalog_path: str | None = N
 
 def find_catalog(store: Store) -> Path:
     """The catalog a store was made from: in a folder above it."""
-    split = store.path.resolve().name.split(".")[1].split("-")[0]
+    target = str(store.meta.get("target", "")) or store.path.resolve().name
+    split = (target.rsplit("/", 1)[-1].split(".")[1:] or ["SPLIT"])[0]
     for folder in store.path.resolve().parents:
         found = sorted(folder.glob(f"catalog.{split}-*.h5"), key=lambda path: path.stat().st_mtime)
         if found:

@@ -30,7 +30,7 @@ def load_initial_weights(model: torch.nn.Module, backbone: str, weights: str) ->
     """
     if weights == "none":
         return
-    path = Path(weights)
+    path = Path(weights).expanduser()
     state = _read_file(path) if path.is_file() else _download(backbone, weights)
     source = f"weights '{weights}' for backbone '{backbone}'"
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}

@@ -44,6 +44,11 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            if isinstance(key, dict | list):
+                raise ConfigError(
+                    f"{node.start_mark.name}: a list or mapping stands in the place of a key (line "
+                    f"{key_node.start_mark.line + 1}); put text with braces or brackets in quotes"
+                )
             if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
                 raise ConfigError(
                     f"{node.start_mark.name}: the key '{key}' is given twice (line {key_node.start_mark.line + 1})"
@@ -67,6 +72,8 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             content = yaml.load(handle, _Loader)
     except FileNotFoundError as error:
         raise ConfigError(f"{path}: this config file does not exist") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read as a config file ({error.strerror})") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from error
     if content is None:
@@ -114,7 +121,10 @@ def _typed(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_typed(item) for item in value]
     if isinstance(value, str):
-        read = yaml.load(value, _Loader) if value.strip() else value
+        try:
+            read = yaml.load(value, _Loader) if value.strip() else value
+        except (yaml.YAMLError, ConfigError):
+            return value  # text that YAML would want in quotes, such as */plain/cam
         return read if isinstance(read, int | float | bool | None) else value
     return value
 
@@ -136,8 +146,13 @@ def methods(section: str) -> dict[str, dict[str, Any]]:
 def _check(config: dict[str, Any]) -> Iterator[str]:
     """Yield every problem; fill defaults and expand sweeps in place."""
     top = schema()
-    yield from _problems(config, top, "")
+    found = list(_problems(config, top, ""))
+    yield from found
     fill_defaults(config, top)
+    if not found:
+        grid = config["evaluation"]["thresholds"]
+        if grid["start"] > grid["stop"]:
+            yield f"evaluation.thresholds: start {grid['start']} is above stop {grid['stop']}; exchange them"
     for section in SECTIONS:
         items = config.get(section)
         if not isinstance(items, dict):
@@ -168,6 +183,10 @@ def _check_instance(section: str, name: str, item: Any, expanded: dict[str, Any]
     if method not in known:
         yield f"{where}.{key}: there is no '{method}'{did_you_mean(method, known)}"
         return
+    axes = item.get("sweep") or {}
+    if not isinstance(axes, dict) or not all(isinstance(values, list) and values for values in axes.values()):
+        yield f"{where}.sweep: give each parameter a list of values, such as sweep: {{threshold: [0.3, 0.5]}}"
+        return
     for variant, parameters in _sweep(name, item):
         if variant in expanded:
             yield f"{where}: the sweep makes '{variant}' twice"
@@ -194,8 +213,6 @@ def _sweep(name: str, item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
     if not axes:
         yield name, item
         return
-    if not isinstance(axes, dict) or not all(isinstance(values, list) and values for values in axes.values()):
-        raise ConfigError(f"{name}.sweep: give each parameter a list of values, such as sweep: {{tau: [0.3, 0.5]}}")
     for values in itertools.product(*axes.values()):
         chosen = dict(zip(axes, values, strict=True))
         suffix = "".join(f"_{key}_{_word(value)}" for key, value in chosen.items())
@@ -216,7 +233,7 @@ def _problems(value: Any, rules: dict[str, Any], where: str) -> Iterator[str]:
         place = ".".join([where, *map(str, error.absolute_path)] if where else map(str, error.absolute_path))
         if error.validator == "additionalProperties":
             options = error.schema.get("properties", {})
-            for key in sorted(set(error.instance) - set(options)):
+            for key in sorted(set(error.instance) - set(options), key=str):
                 yield f"{f'{place}.{key}' if place else key}: unknown key{did_you_mean(key, options)}"
         else:
             yield f"{place or 'config'}: {_explain(error)}"
@@ -234,10 +251,19 @@ def _explain(error) -> str:
             return f"{error.instance!r} is not allowed{did_you_mean(error.instance, map(str, error.validator_value))}"
         case "minimum" | "maximum" | "exclusiveMinimum" | "exclusiveMaximum":
             return f"{error.instance!r} is out of range: {error.validator} is {error.validator_value}{about}"
-        case "required":
-            return f"{error.message}{about}"
+        case "oneOf":
+            return f"{error.instance!r} should be {' or '.join(map(_wanted, error.validator_value))}{about}"
         case _:
             return f"{error.message}{about}"
+
+
+def _wanted(rules: dict[str, Any]) -> str:
+    """One alternative of a schema in words: ``number (minimum 0, maximum 1)``, ``'best'``."""
+    if "const" in rules or "enum" in rules:
+        return ", ".join(repr(value) for value in rules.get("enum", [rules.get("const")]))
+    kinds = rules["type"] if isinstance(rules["type"], list) else [rules["type"]]
+    limits = [f"{key} {rules[key]}" for key in ("minimum", "maximum", "minItems", "maxItems") if key in rules]
+    return " or ".join(kinds) + (f" ({', '.join(limits)})" if limits else "")
 
 
 def fill_defaults(value: dict[str, Any], rules: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from camflow.errors import CamflowError
+from camflow.errors import CamflowError, DataError, RecipeError
 from camflow.plan.plan import Plan
 from camflow.plan.recipe import KINDS, Target, leaf
 from camflow.plan.views import links, source
@@ -22,7 +22,13 @@ def unreachable(plan: Plan) -> Iterator[Path]:
     """Files and folders of the results that no combination of the config's instances gives today.
 
     Datasets that the config does not name belong to other configs and are left alone.
+
+    Raises ``CamflowError`` when a dataset with results cannot be read (a disk that is not there): what its results are
+    worth cannot be told then.
     """
+    stored = {folder.name.rsplit("-", 1)[0] for folder in _folders(plan.store)}
+    for name in stored.intersection(plan.config["datasets"]):
+        plan.content(name)
     yield from (path for path in _temporary(plan.results))
     for top in (plan.store, plan.results / "scratch"):
         for folder in _folders(top):
@@ -68,7 +74,7 @@ def _walk(plan: Plan, folder: Path, above: tuple[str, ...]) -> Iterator[Path]:
     try:
         plan.check(steps)
         live = plan.segments(steps)[-1] == folder.name
-    except CamflowError:
+    except RecipeError:
         live = False
     if not live:
         yield folder
@@ -102,7 +108,11 @@ def _shards(plan: Plan, folder: Path, steps: tuple[str, ...]) -> Iterator[Path]:
         match = _SHARD.fullmatch(path.name)
         if match:
             shard = (int(match["shard"]), int(match["shards"]))
-            if plan.token(Target(steps, item, split), shard) != match["token"]:
+            try:
+                live = plan.token(Target(steps, item, split), shard) == match["token"]
+            except DataError:  # the split is gone
+                live = False
+            if not live:
                 yield path
 
 

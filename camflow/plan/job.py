@@ -50,6 +50,10 @@ class Job:
             raise CamflowError(
                 f"runtime.device is {wanted}, but this machine shows no GPU to torch; set it to cpu or auto"
             )
+        if wanted.startswith("cuda:") and int(wanted[5:]) >= torch.cuda.device_count():
+            raise CamflowError(
+                f"runtime.device is {wanted}, but this machine has {torch.cuda.device_count()} GPUs, counted from 0"
+            )
         return wanted
 
     @property

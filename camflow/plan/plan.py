@@ -391,14 +391,19 @@ class Plan:
                 raise RecipeError(f"recipes: nothing in {section_of(kind)} matches '{part}'{did_you_mean(part, names)}")
             choices.append(chosen)
         wild = any(set(part) & set("*?[") for part in pattern)
+        fitting, refused = [], None
         for steps in itertools.product(*choices):
             try:
                 self.check(steps)
-            except RecipeError:
+            except RecipeError as error:
                 if not wild:
                     raise
+                refused = error
                 continue  # a wildcard asks for the pairs that fit
-            yield steps
+            fitting.append(steps)
+        if not fitting:
+            raise RecipeError(f"recipes: nothing fits '{'/'.join(pattern)}': {refused}")
+        yield from fitting
 
     @functools.cached_property
     def prefixes(self) -> list[tuple[str, ...]]:
@@ -442,10 +447,14 @@ class Plan:
 
     def table_parts(self) -> dict[str, Any]:
         """What decides the table of scores."""
+        scores = {goal.path: self.path(goal) for goal in self.scores()}
+        for path in self.config["tables"]["published"]:
+            if path not in scores:
+                raise ConfigError(f"tables.published: '{path}' is not among the scores{did_you_mean(path, scores)}")
         return {
             "code": keys.code_digests([self._script_file("make_tables")]),
             "parameters": self.config["tables"],
-            "scores": {goal.path: self.path(goal) for goal in self.scores()},
+            "scores": scores,
         }
 
     def table_path(self, suffix: str) -> str:

@@ -105,7 +105,7 @@ def parse_target(path: str) -> Target:
     kind = KINDS[len(steps) - 1]
     match = re.fullmatch(rf"(?P<stem>[a-z_]+)(?:\.(?P<split>{SPLIT}))?(?P<suffix>\.[a-z0-9]+)", filename)
     if match is None:
-        leaf(kind, filename)  # raises, naming the nearest
+        leaf(kind, filename, "")  # raises, naming the nearest
     item = leaf(kind, match["stem"], match["suffix"])
     if item.split and match["split"] is None:
         raise RecipeError(f"'{path}' names no split; write {item.filename('train')} or {item.filename('val')}")

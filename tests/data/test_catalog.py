@@ -8,7 +8,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from conftest import label_map, write_mask, write_photo, write_text
+from handmade import label_map, write_mask, write_photo, write_text
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 

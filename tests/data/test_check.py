@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import label_map, write_mask, write_photo, write_text, write_xml
+from handmade import label_map, write_mask, write_photo, write_text, write_xml
 from PIL import Image
 
 from camflow.data.catalog import Catalog

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import write_photo, write_text
+from handmade import write_photo, write_text
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 

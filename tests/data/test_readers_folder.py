@@ -1,7 +1,7 @@
 """Class folders, tables, CUB files and WSOL metadata."""
 
 import pytest
-from conftest import label_map, write_mask, write_photo, write_text
+from handmade import label_map, write_mask, write_photo, write_text
 
 from camflow.data.check import check_dataset
 from camflow.data.readers.base import make_reader

@@ -7,7 +7,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import label_map, write_mask, write_photo, write_text, write_xml
+from handmade import label_map, write_mask, write_photo, write_text, write_xml
 
 from camflow.data.readers.base import make_reader
 from camflow.data.readers.codes import VOC_CLASSES, mask_code

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import REAL
+from handmade import REAL
 from PIL import Image
 
 from camflow.data.catalog import Catalog

@@ -183,7 +183,7 @@ class Reader(ABC):
         index = self._index_of.get(name)
         if index is None and name not in self.other_names and self.params["unknown_labels"] == "error":
             close = difflib.get_close_matches(name, self.class_names, n=1, cutoff=0.6)
-            hint = f"; did you mean '{close[0]}'?" if close else ""
+            hint = f"; did you mean '{close[0]}'?" if close else "."
             raise DataError(f"{where}: unknown class '{name}'{hint} Correct it, add it to `classes`, "
                             "or set unknown_labels: ignore")  # fmt: skip
         return index
