@@ -60,7 +60,7 @@ class ScoreParams:
         ignored_prediction: what a predicted 255 counts as: ``background`` (IRN scores its labels that way), ``error``.
     """
 
-    thresholds: tuple[float, ...] = field(default_factory=lambda: tuple(threshold_grid(0, 1, 0.01)))
+    thresholds: tuple[float, ...] = field(default_factory=lambda: tuple(threshold_grid(0, 0.99, 0.01)))
     threshold: float | None = None
     miou: str = "present"
     ignored_prediction: str = "background"

@@ -87,4 +87,6 @@ def _require_fit(own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tens
         if names
     ]
     if problems:
-        raise ConfigError(f"{source} do not fit. {'; '.join(problems)}")
+        raise ConfigError(
+            f"{source} do not fit. {'; '.join(problems)}. Give the backbone they belong to, or other weights"
+        )

@@ -65,7 +65,7 @@ class Running:
     """A Snakemake in a process group of its own."""
 
     def __init__(self, project: Project, *arguments: str, cores: int = 2, **variables: str):
-        self.output = open(project.folder / "output.txt", "a+", encoding="utf-8")
+        self.output = open(project.folder / "output.txt", "a+", encoding="utf-8")  # noqa: SIM115
         self.start = self.output.seek(0, os.SEEK_END)
         self.process = subprocess.Popen(
             [sys.executable, "-m", "snakemake", "--cores", str(cores), *arguments],

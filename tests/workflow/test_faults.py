@@ -80,10 +80,6 @@ def test_jobs_killed_at_random_moments(finished, tmp_path, seed):
                 if jobs := run.jobs():
                     rng.choice(jobs).kill()
                     kills += 1
-            if done:
-                assert (
-                    "Traceback" not in run.text().replace("Traceback (most recent call last):\n  File", "", 0) or True
-                )
         assert tools.complaints(project.results) == []
     print(f"\n{kills} jobs killed in {rounds} runs")
     assert kills >= 5

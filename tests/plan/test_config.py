@@ -1,0 +1,350 @@
+"""What a configuration becomes: merged, typed, checked, filled, swept; and that the schemas say what the code does."""
+
+import dataclasses
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from camflow.data.parts import PartsParams
+from camflow.data.readers.base import COMMON_DEFAULTS, FORMATS
+from camflow.data.readers.coco import CocoReader
+from camflow.data.readers.folder import FolderReader
+from camflow.data.readers.parts import PartsReader
+from camflow.data.readers.voc import VocReader
+from camflow.errors import ConfigError
+from camflow.evaluate.scores import MIOU_RULES, ScoreParams
+from camflow.localize.cam import CamParams
+from camflow.localize.extract import PRECISIONS
+from camflow.models.classifier import DETACHES, POOLINGS
+from camflow.params import from_config
+from camflow.plan import config as configs
+from camflow.plan.config import SECTIONS, describe, load_config, methods, schema
+from camflow.refine.crf import PUBLISHED, UNARIES, CrfParams, crf_params, params_from_config
+from camflow.train import settings
+from camflow.train.augment import AUGMENTATIONS
+from camflow.train.classify import LOSSES, PlainParams
+
+PROJECT = Path(__file__).resolve().parents[2]
+BASE = {
+    "recipes": ["parts/plain/cam/{none,crf}"],
+    "datasets": {"parts": {"format": "parts", "train": 10}},
+    "classifiers": {"plain": {"method": "plain", "backbone": "tiny", "weights": "none", "lr": 0.5}},
+    "localizers": {"cam": {"method": "cam", "scales": [1.0]}},
+    "refiners": {"none": {"method": "none"}, "crf": {"method": "crf", "preset": "psa"}},
+}
+
+
+@pytest.fixture
+def load(tmp_path):
+    """The effective configuration of BASE, overlays (mappings or YAML text) and overrides."""
+
+    def run(*overlays, overrides=None, base=BASE):
+        files = []
+        for number, layer in enumerate((base, *overlays)):
+            path = tmp_path / f"{number}.yaml"
+            path.write_text(layer if isinstance(layer, str) else yaml.safe_dump(layer))
+            files.append(path)
+        return load_config(files, overrides)
+
+    return run
+
+
+# --- merging ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_overlay_replaces_whole_instances(load):
+    found = load({"classifiers": {"plain": {"method": "plain", "backbone": "resnet18"}}})
+    assert found["classifiers"]["plain"]["backbone"] == "resnet18"
+    assert found["classifiers"]["plain"]["lr"] == 0.1  # the default of the method, not the 0.5 of the file below
+
+
+def test_an_overlay_adds_instances_and_leaves_the_others(load):
+    found = load({"refiners": {"soft": {"method": "crf", "preset": "deeplab_v2"}}})
+    assert set(found["refiners"]) == {"none", "crf", "soft"}
+    assert found["refiners"]["crf"]["preset"] == "psa"
+
+
+def test_an_overlay_merges_everything_else_and_replaces_lists(load):
+    base = {**BASE, "evaluation": {"threshold": 0.3, "thresholds": {"start": 0.1}}}
+    found = load({"evaluation": {"thresholds": {"stop": 0.5}}, "recipes": ["parts/plain"]}, base=base)
+    assert found["evaluation"]["threshold"] == 0.3
+    assert found["evaluation"]["thresholds"] == {"start": 0.1, "stop": 0.5, "step": 0.01}
+    assert found["recipes"] == ["parts/plain"]
+
+
+def test_null_removes_an_instance(load):
+    assert set(load({"refiners": {"crf": None}})["refiners"]) == {"none"}
+
+
+def test_the_command_line_merges_deep(load):
+    found = load(overrides={"classifiers": {"plain": {"epochs": 3}}, "evaluation": {"thresholds": {"step": 0.1}}})
+    plain = found["classifiers"]["plain"]
+    assert (plain["epochs"], plain["lr"], plain["backbone"]) == (3, 0.5, "tiny")
+    assert found["evaluation"]["thresholds"] == {"start": 0.0, "stop": 0.99, "step": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("text", "value"), [("3", 3), ("1e-4", 1e-4), ("0.5", 0.5), ("0", 0)], ids=["integer", "exponent", "float", "zero"]
+)
+def test_text_of_the_command_line_becomes_the_type_it_looks_like(load, text, value):
+    found = load(overrides={"classifiers": {"plain": {"lr": text}}})["classifiers"]["plain"]["lr"]
+    assert found == value and isinstance(found, int | float)
+
+
+def test_booleans_null_and_lists_of_the_command_line_are_typed(load):
+    found = load(
+        overrides={
+            "classifiers": {"plain": {"hflip": "0.25", "dilate": "true", "output_stride": "null"}},
+            "localizers": {"cam": {"scales": ["1", "0.5"]}},
+        }
+    )
+    plain = found["classifiers"]["plain"]
+    assert (plain["hflip"], plain["dilate"], plain["output_stride"]) == (0.25, True, None)
+    assert found["localizers"]["cam"]["scales"] == [1, 0.5]
+
+
+@pytest.mark.parametrize("text", ["*/plain/cam", "{parts,parts}/plain", "@here", "[open", "a: b: c", "!tag", "'half"])
+def test_text_that_is_no_yaml_stays_text(load, text):
+    found = load(overrides={"recipes": [text], "voc_root": text})
+    assert (found["recipes"], found["voc_root"]) == ([text], text)
+
+
+@pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", ".1e-3", "+1e-4"])
+def test_an_exponent_without_a_point_is_a_number(load, text):
+    found = load(f"classifiers: {{plain: {{method: plain, weight_decay: {text}}}}}")
+    assert found["classifiers"]["plain"]["weight_decay"] == pytest.approx(1e-4)
+
+
+# --- sweeps and defaults ---------------------------------------------------------------------------------------------
+
+
+def test_a_sweep_makes_one_instance_a_value(load):
+    found = load({"refiners": {"t": {"method": "crf", "preset": "psa", "sweep": {"threshold": [0.2, 0.3]}}}})
+    assert set(found["refiners"]) == {"none", "crf", "t_threshold_0.2", "t_threshold_0.3"}
+    assert found["refiners"]["t_threshold_0.3"] == {"method": "crf", "preset": "psa", "threshold": 0.3}
+
+
+def test_a_sweep_over_two_parameters_makes_every_pair(load):
+    axes = {"preset": ["irn", "psa"], "threshold": [0.2, "best"]}
+    found = load({"refiners": {"t": {"method": "crf", "sweep": axes}}})["refiners"]
+    names = {f"t_preset_{preset}_threshold_{threshold}" for preset in ("irn", "psa") for threshold in ("0.2", "best")}
+    assert set(found) == {"none", "crf", *names}
+    assert found["t_preset_psa_threshold_best"] == {"method": "crf", "preset": "psa", "threshold": "best"}
+
+
+@pytest.mark.parametrize(
+    ("axes", "names"),
+    [
+        ({"scales": [[1.0], [1.0, 0.5]]}, {"c_scales_1.0", "c_scales_1.0_0.5"}),
+        ({"flip": [True, False]}, {"c_flip_true", "c_flip_false"}),
+        ({"long_side": [None, 64]}, {"c_long_side_null", "c_long_side_64"}),
+    ],
+    ids=["lists", "booleans", "null"],
+)
+def test_swept_names_can_stand_in_a_path(load, axes, names):
+    found = set(load({"localizers": {"c": {"method": "cam", "sweep": axes}}})["localizers"])
+    assert found == {"cam", *names}
+    assert all(configs.NAME.match(name) for name in found)
+
+
+def test_defaults_are_filled_at_every_depth(load):
+    found = load({"classifiers": {"plain": {"method": "plain", "augment": {"hide_and_seek": {"p": 0.1}}}}})
+    plain = found["classifiers"]["plain"]
+    assert plain["backbone"] == "resnet50" and plain["momentum"] == 0.9
+    assert plain["augment"] == {"hide_and_seek": {"p": 0.1, "sizes": [0, 16, 32, 44, 56]}}
+    assert found["runtime"]["shards"] == 2
+    assert found["tables"] == {"published": {}}
+    assert found["segmenters"] == {}
+
+
+def test_filling_does_not_touch_the_schema(load):
+    load()["evaluation"]["splits"].append("test")
+    assert load()["evaluation"]["splits"] == ["train", "val"]
+
+
+def test_all_problems_are_listed_at_once(load):
+    with pytest.raises(ConfigError) as caught:
+        load({"classifiers": {"plain": {"method": "plain", "epochs": 0, "lrr": 1}}, "runtime": {"jobs": "x"}, "zz": 1})
+    for text in ("zz: unknown key", "runtime.jobs", "classifiers.plain.epochs", "classifiers.plain.lrr"):
+        assert text in str(caught.value)
+
+
+# --- schemas and code say the same -----------------------------------------------------------------------------------
+
+
+def defaults(rules: dict) -> dict:
+    return {key: rule["default"] for key, rule in rules.items() if "default" in rule}
+
+
+def fields(kind) -> dict:
+    """Field -> default, as YAML would write it."""
+    made = kind()
+    return {field.name: plain(getattr(made, field.name)) for field in dataclasses.fields(kind)}
+
+
+def plain(value):
+    return [plain(item) for item in value] if isinstance(value, tuple) else value
+
+
+def properties(section: str, method: str) -> dict:
+    return methods(section)[method]["properties"]
+
+
+def test_plain_has_the_parameters_of_its_schema():
+    rules = properties("classifiers", "plain")
+    assert defaults(rules) == {**fields(PlainParams), "monitor": "none"}
+    assert set(rules) == {*fields(PlainParams), "monitor"}
+    enums = {"loss": LOSSES, "pooling": POOLINGS, "detach": DETACHES, **settings.CHOICES}
+    for name, values in enums.items():
+        assert set(rules[name]["enum"]) == set(values), name
+
+
+def test_augmentations_have_the_parameters_of_their_schema():
+    rules = properties("classifiers", "plain")["augment"]["properties"]
+    assert set(rules) == set(AUGMENTATIONS)
+    for name, (_, function) in AUGMENTATIONS.items():
+        keywords = inspect.signature(function).parameters.values()
+        found = {item.name: plain(item.default) for item in keywords if item.kind is item.KEYWORD_ONLY}
+        assert found == defaults(rules[name]["properties"]), name
+
+
+def test_cam_has_the_parameters_of_its_schema():
+    rules = properties("localizers", "cam")
+    assert defaults(rules) == fields(CamParams)
+    assert set(rules["precision"]["enum"]) == set(PRECISIONS)
+
+
+def test_crf_has_the_parameters_of_its_schema():
+    rules = properties("refiners", "crf")
+    assert set(rules) == {*fields(CrfParams), "threshold", "preset"}
+    assert set(rules["preset"]["enum"]) == set(PUBLISHED)
+    assert set(rules["unary"]["enum"]) == set(UNARIES)
+    # A default here would replace the preset's own value.
+    assert defaults(rules) == {"threshold": "best", "preset": "irn"}
+    for name in PUBLISHED:
+        assert params_from_config({"method": "crf", "threshold": 0.3, "preset": name}) == crf_params(name)
+
+
+def test_parts_has_the_parameters_of_its_schema():
+    entry = methods("datasets")["parts"]
+    made = {key: entry["properties"][key] for key in fields(PartsParams)}
+    assert defaults(made) == fields(PartsParams)
+    assert set(entry["x-made-by"]) == set(fields(PartsParams))
+    assert set(entry["properties"]) - set(made) <= {*COMMON_DEFAULTS, "root"}
+
+
+@pytest.mark.parametrize("reader", [VocReader, CocoReader, FolderReader], ids=lambda reader: reader.format)
+def test_readers_have_the_parameters_of_their_schema(reader):
+    rules = properties("datasets", reader.format)
+    own = {"root", "download"}  # where the data is and how it is fetched: the plan's business
+    wanted = {**reader.COMMON, **reader.DEFAULTS}
+    assert {key: value for key, value in defaults(rules).items() if key not in own} == wanted
+    assert set(rules) - own == set(wanted)
+    for key, values in reader.CHOICES.items():
+        rule = rules[key]
+        assert set(values) == ({True, False} if rule.get("type") == "boolean" else set(rule["enum"])), key
+
+
+def test_every_format_has_a_reader_and_a_schema():
+    assert set(FORMATS) == set(methods("datasets"))
+    assert {entry["x-reader"] for entry in methods("datasets").values()} <= set(FORMATS)
+    assert PartsReader.format in FORMATS
+
+
+def test_scores_have_the_parameters_of_their_schema():
+    rules = schema()["properties"]["evaluation"]
+    filled = configs.fill_defaults({}, rules)
+    assert dataclasses.asdict(from_config(ScoreParams, filled)) == dataclasses.asdict(ScoreParams())
+    assert set(rules["properties"]["miou"]["enum"]) == set(MIOU_RULES)
+    assert set(fields(ScoreParams)) <= set(rules["properties"])
+
+
+def test_every_method_has_its_script():
+    verbs = {"classifiers": "train", "localizers": "localize", "refiners": "refine", "segmenters": "segment"}
+    scripts = {path.stem for path in (PROJECT / "workflow/scripts").glob("*.py")}
+    for section, verb in verbs.items():
+        assert {f"{verb}_{method}" for method in methods(section)} <= scripts
+    made = {name for name, entry in methods("datasets").items() if entry.get("x-made")}
+    assert {f"prepare_{name}" for name in made} <= scripts
+
+
+def keys(rules: dict, where: str):
+    """Every property below a schema with its place, its rules and whether it must be given."""
+    for name, rule in rules.get("properties", {}).items():
+        place = f"{where}.{name}"
+        yield place, rule, name in rules.get("required", ())
+        yield from keys(rule, place)
+    if isinstance(rules.get("additionalProperties"), dict):
+        yield from keys(rules["additionalProperties"], f"{where}.*")
+    for name, entry in rules.get("methods", {}).items():
+        yield from keys(entry, f"{where}.{name}")
+
+
+EVERY_KEY = [item for name, rules in describe().items() for item in keys(rules, name)]
+# Replace one value of a preset, add an augmentation, or name an archive in place of the official one.
+OVERRIDES = re.compile(
+    r"refiners\.crf\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"
+    r"|config\.(datasets|classifiers|recipes)|datasets\.parts\.root"
+)
+
+
+@pytest.mark.parametrize(("place", "rule", "required"), [pytest.param(*item, id=item[0]) for item in EVERY_KEY])
+def test_every_key_is_described_and_has_a_default(place, rule, required):
+    about = rule.get("description", "")
+    if not re.search(r"\.download\.\w+\.", place):
+        assert about.strip() and about.strip().endswith((".", ")")), "a sentence is missing"
+    assert required or "default" in rule or OVERRIDES.fullmatch(place), "neither required, nor with a default"
+
+
+def test_every_default_is_valid():
+    from jsonschema import Draft202012Validator
+
+    for place, rule, _ in EVERY_KEY:
+        if "default" in rule:
+            assert list(Draft202012Validator(rule).iter_errors(rule["default"])) == [], place
+
+
+def test_every_method_is_described():
+    for section in SECTIONS:
+        for name, entry in methods(section).items():
+            assert entry["description"].strip(), name
+            assert entry.get("x-provides"), name
+
+
+# --- pins ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pin_conda():
+    spec = importlib.util.spec_from_file_location("pin_conda", PROJECT / "envs/pin_conda.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_conda_and_pip_install_the_same(pin_conda):
+    assert (PROJECT / "envs/camflow.yaml").read_text() == pin_conda.conda_text()
+    parsed = yaml.safe_load(pin_conda.conda_text())["dependencies"]
+    pip = next(item["pip"] for item in parsed if isinstance(item, dict))
+    assert {item.split("==")[0] for item in pip} == set(pin_conda.direct())
+
+
+def test_the_pins_satisfy_the_project(pin_conda):
+    import tomllib
+
+    from packaging.requirements import Requirement
+
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    locked = pin_conda.pins()
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(locked[wanted.name.lower()], prereleases=True), text
+
+
+def test_the_constraints_are_in_the_lock_file(pin_conda):
+    wanted = pin_conda.pins(PROJECT / "envs/constraints.txt")
+    assert wanted.items() <= pin_conda.pins().items()
