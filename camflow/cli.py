@@ -87,8 +87,15 @@ def _why(options: argparse.Namespace) -> None:
     from camflow.plan.plan import parse_target
 
     plan = _plan(options)
-    readable = options.path.removeprefix(f"{plan.results}/")
-    for line in why.explain(plan, parse_target(readable)):
+    readable = (
+        os.path.relpath(options.path, plan.results) if os.path.exists(options.path) else os.path.normpath(options.path)
+    )
+    readable = readable.removeprefix(f"{plan.results}{os.sep}")
+    if readable.startswith("tables/"):
+        lines = why.explain_table(plan, readable)
+    else:
+        lines = why.explain(plan, parse_target(readable))
+    for line in lines:
         print(line)
 
 

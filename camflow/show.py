@@ -16,11 +16,12 @@ from camflow.store import Store
 def describe(store: Store, console: Console, limit: int = 10) -> None:
     """Print the envelope and the first images of a store."""
     console.print(
-        f"[bold]{escape(str(store.path))}[/]  stage [bold]{store.stage}[/], {len(store)} images, {store.shards or 'no'} shards"
+        f"[bold]{escape(str(store.path))}[/]  stage [bold]{store.stage}[/], {len(store)} images, {store.shards or 'no'} shards",
+        soft_wrap=True,
     )
     for name in ("recipe", "target", "key", "token"):
         if store.meta.get(name):
-            console.print(f"  {name}: {escape(str(store.meta[name]))}")
+            console.print(f"  {name}: {escape(str(store.meta[name]))}", soft_wrap=True)
     console.print("  classes:", escape(", ".join(store.class_names)), highlight=False)
     console.print("  parameters:", store.meta.get("parameters", {}))
     console.print("  software:", store.meta.get("software", {}))

@@ -28,6 +28,9 @@ import numpy as np
 
 from camflow.errors import CamflowError, StoreError
 
+with contextlib.suppress(ImportError):
+    import hdf5plugin  # noqa: F401  (lets HDF5 read zstd where the package is there)
+
 FORMAT = "camflow/1"
 
 
@@ -229,10 +232,10 @@ def _compression(name: str) -> dict[str, Any]:
             import hdf5plugin
         except ImportError as error:
             raise CamflowError(
-                "store.compression: zstd needs the package hdf5plugin; install it or use gzip"
+                "runtime.compression: zstd needs the package hdf5plugin; install it or use gzip"
             ) from error
         return dict(hdf5plugin.Zstd(clevel=3))
-    raise CamflowError(f"store.compression: '{name}' is neither gzip nor zstd")
+    raise CamflowError(f"runtime.compression: '{name}' is neither gzip nor zstd")
 
 
 def join_shards(path: str | Path, shards: Sequence[str | Path], meta: dict[str, Any] | None = None) -> None:
@@ -302,6 +305,8 @@ class Store:
         except FileNotFoundError as error:
             raise StoreError(self.path, "is missing; ask Snakemake for it again") from error
         except (OSError, RuntimeError) as error:
+            if "filter" in str(error) and "plugin" in str(error):
+                raise CamflowError(f"{self.path}: is compressed with zstd; install the package hdf5plugin") from error
             path = self._holder(image_id)
             raise StoreError(path, f"cannot be read ({_first_line(error)}); delete it and run again") from error
 

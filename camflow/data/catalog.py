@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from camflow.data.images import open_image, open_label_map
-from camflow.data.readers.base import expand
+from camflow.data.paths import expand
 from camflow.errors import DataError
 from camflow.store import Store, shard_of
 

@@ -146,7 +146,7 @@ def check_dataset(
             bar.update()
         bar.close()
         _find_duplicates(images, duplicate_is_note)
-        _find_leaks(images, reader, split, _opponents(reader, split) if against is None else against, duplicate_is_note)
+        _find_leaks(images, reader, split, reader.opponents(split) if against is None else against, duplicate_is_note)
         general += _missing_masks(images)
     result = _conclude(reader, split, images, general, skip=on_bad_image == "skip")
     if report is not None:
@@ -288,13 +288,6 @@ def _find_duplicates(images: list[Checked], is_note: bool) -> None:
         if other is not image:
             message = f"image '{image.id}': is the same file, byte for byte, as '{other.id}'; keep one of them"
             image.problems.append(Problem("duplicate image", message, image.id, is_note))
-
-
-def _opponents(reader: Reader, split: str) -> list[str]:
-    if split == "trainval":  # contains val by definition
-        return []
-    return [other for other in (("train", "train_aug") if split in EVALUATION_SPLITS else EVALUATION_SPLITS)
-            if other in reader.splits]  # fmt: skip
 
 
 def _find_leaks(images: list[Checked], reader: Reader, split: str, against: Sequence[str], is_note: bool) -> None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -92,9 +92,9 @@ def download_voc2012(
     voc_file, sbd_file = (fetch(item, archives) for item in (voc or voc2012_archive(), sbd or sbd_archive()))
     with _new_folder(target) as build:
         extract(voc_file, build, _voc_member, progress)
-        with tempfile.TemporaryDirectory(prefix=".sbd-", dir=target.parent) as scratch:
-            extract(sbd_file, Path(scratch), _sbd_member, progress)
-            assemble(build, Path(scratch), n_train_aug, progress)
+        with _scratch(target) as scratch:
+            extract(sbd_file, scratch, _sbd_member, progress)
+            assemble(build, scratch, n_train_aug, progress)
     if not keep_archives:
         voc_file.unlink(missing_ok=True)
         sbd_file.unlink(missing_ok=True)
@@ -106,20 +106,20 @@ def download_voc2012(
 @contextlib.contextmanager
 def _new_folder(target: Path) -> Iterator[Path]:
     """A private folder that becomes ``target`` when the block succeeds and vanishes when it does not."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    build = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-    try:
+    with _scratch(target) as build:
         yield build
-        build.chmod(0o777 & ~_umask())  # mkdtemp makes folders that only the owner may enter
         os.rename(build, target)
+
+
+@contextlib.contextmanager
+def _scratch(target: Path) -> Iterator[Path]:
+    """An empty folder beside ``target``, removed behind the block; what a kill leaves has a name that gc knows."""
+    folder = target.with_name(f".{target.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    folder.mkdir(parents=True)
+    try:
+        yield folder
     finally:
-        shutil.rmtree(build, ignore_errors=True)
-
-
-def _umask() -> int:
-    value = os.umask(0)
-    os.umask(value)
-    return value
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 # --- archives --------------------------------------------------------------------------------------------------------
@@ -137,7 +137,7 @@ def fetch(archive: Archive, folder: Path) -> Path:
     if check_integrity(final, archive.md5):
         return final
     folder.mkdir(parents=True, exist_ok=True)
-    part = folder / f"{archive.name}.{os.getpid()}.part"
+    part = folder / f".{archive.name}.{os.getpid()}.tmp"
     try:
         download_url(archive.url, folder, filename=part.name, md5=None)
         found = calculate_md5(part)

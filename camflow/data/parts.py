@@ -11,8 +11,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -520,7 +520,9 @@ def generate_parts(folder: Path, params: PartsParams) -> None:
             f"{folder} holds files that are not a parts dataset ({MARKER} is missing); name another folder."
         )
     folder.parent.mkdir(parents=True, exist_ok=True)
-    workshop = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    # Named like every temporary file, so that `camflow gc` finds what a kill left.
+    workshop = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    workshop.mkdir()
     try:
         _write_dataset(workshop / "new", params)
         if occupied:

@@ -10,7 +10,7 @@ import copy
 import functools
 import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -285,8 +285,3 @@ def instances(config: dict[str, Any], section: str, method: str | None = None) -
 def section_of(kind: str) -> str:
     """Config section of a recipe segment's kind."""
     return next(section for section, value in SECTIONS.items() if value == kind)
-
-
-def describe(sections: Iterable[str] = ()) -> dict[str, Any]:
-    """The schemas as one mapping, for documentation: ``config`` and each section."""
-    return {name: schema(name) for name in sections or ("config", *SECTIONS)}

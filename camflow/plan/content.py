@@ -21,6 +21,7 @@ from camflow.plan.keys import digest
 from camflow.store import shard_of, write_text
 
 MANIFEST = "manifest.json"
+ALL = ("images", "labels", "masks", "boxes")
 _SETTLED_NS = 2_000_000_000  # a file changed within this time of its digest may change again unseen
 
 
@@ -31,6 +32,7 @@ class FileDigests:
         self._cache = cache
         self._known: dict[str, list] = {}
         self._new = False
+        self._seen: dict[str, list] = {}
         try:
             self._known = json.loads(cache.read_text(encoding="utf-8"))
         except (OSError, ValueError):
@@ -46,7 +48,8 @@ class FileDigests:
             except OSError:
                 result[path] = "missing"
                 continue
-            mark = [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+            mark = _mark(state)
+            self._seen[str(path)] = mark
             known = self._known.get(str(path))
             if known and known[:4] == mark and max(mark[1], mark[2]) < known[4] - _SETTLED_NS:
                 result[path] = known[5]
@@ -74,6 +77,10 @@ class FileDigests:
                     bar.update()
         return found
 
+    def marks(self) -> dict[str, list]:
+        """Path -> (size, times, inode) of every file digested by this object, as it was then."""
+        return dict(self._seen)
+
     def save(self) -> None:
         """Write the cache if anything was learnt; a folder that cannot be written is no error."""
         if not self._new:
@@ -83,6 +90,23 @@ class FileDigests:
         except Exception:  # planning on a read-only or full disk still works, only slower
             return
         self._new = False
+
+
+def _mark(state: os.stat_result) -> list[int]:
+    return [state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino]
+
+
+def changed_since(marks: dict[str, list]) -> list[str]:
+    """Files that were written, replaced or removed since their marks were taken."""
+    changed = []
+    for path, mark in marks.items():
+        try:
+            now = _mark(os.stat(path))
+        except OSError:
+            now = []
+        if now != mark:
+            changed.append(path)
+    return changed
 
 
 def _digest_file(path: Path) -> str:
@@ -128,6 +152,30 @@ class Content:
             for facet, value in per_facet.items()
         }
         return digest(["content", split, parts])
+
+    def checked(self, split: str) -> str:
+        """Digest of all that the check of a split looks at: its own files and the photos it must not share."""
+        others = self._reader.opponents(split) if self._reader else []
+        made = digest(["made", self._provenance, split, "checked"])
+        if self._reader is None:
+            return made
+        if self._provenance and self._is_made(split, ALL) and all(self._is_made(item, ("images",)) for item in others):
+            return made
+        return digest([self.digest(split, ALL), *(self.digest(item, ("images",)) for item in others)])
+
+    def places(self, split: str) -> str:
+        """Digest of where a split's files are. It decides the catalog, which stores paths, and nothing else."""
+        if self._provenance or self._reader is None:
+            return ""
+        files = {facet: sorted(self._facet(split, facet)["paths"].items()) for facet in ("images", "masks")}
+        return digest(
+            {facet: [[name, [str(path) for path in paths]] for name, paths in found] for facet, found in files.items()}
+        )
+
+    def _is_made(self, split: str, facets: tuple[str, ...]) -> bool:
+        return self._untouched(
+            split, {facet: self._facet(split, facet) for facet in facets}, set(self._reader.ids(split))
+        )
 
     def _facet(self, split: str, facet: str) -> dict[str, Any]:
         if (split, facet) not in self._digests:

@@ -14,7 +14,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
-from camflow.errors import CamflowError, RecipeError, StoreError
+from camflow.errors import CamflowError, DataError, RecipeError, StoreError
+from camflow.plan.content import changed_since
 from camflow.plan.origin import check_origin
 from camflow.plan.plan import Plan, parse_target
 from camflow.store import is_full, write_json
@@ -93,10 +94,22 @@ class Job:
                 if not register.exists():
                     write_json(register, parts)
         plan.save_caches()
+        self._marks = plan.marks()
         if now != self.description["output"]:
             raise RecipeError(
                 f"{self.description['output']} was planned, but config, code and data on disk now give {now}: something "
                 "was edited after planning. Nothing was written; start Snakemake again."
+            )
+
+    def verify_data(self) -> None:
+        """Refuse the result when a file of the dataset was written while the job ran; its outputs are removed."""
+        changed = changed_since(self._marks)
+        if changed:
+            for path in self.output:
+                Path(path).unlink(missing_ok=True)
+            more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+            raise DataError(
+                f"{changed[0]}{more}: changed while this job was reading the data. Run the same command again."
             )
 
 
@@ -165,6 +178,7 @@ def start(snakemake) -> Iterator[Job]:
             for path in job.input:
                 check_origin(Path(str(path)))
             yield job
+            job.verify_data()
         except Exception as error:
             lines = [f"{job.target}: {_sentence(job, error)}"]
             if isinstance(error, StoreError):

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import fnmatch
 import functools
+import importlib.metadata
+import importlib.util
 import itertools
 import json
 import os
@@ -19,7 +21,7 @@ from typing import Any
 from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
-from camflow.plan.content import Content, FileDigests, read_manifest
+from camflow.plan.content import ALL, Content, FileDigests, read_manifest
 from camflow.plan.recipe import KINDS, Target, leaf, parse_target, target
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
@@ -51,7 +53,18 @@ class Plan:
     def load(cls, files: Sequence[str | Path], overrides: dict[str, Any] | None = None) -> Plan:
         """Read the config files (the later over the earlier) and the command line's overrides."""
         overrides = dict(overrides or {})
-        return cls(load_config(files, overrides), [str(path) for path in files], overrides)
+        plan = cls(load_config(files, overrides), [str(path) for path in files], overrides)
+        if plan.config["runtime"]["compression"] == "zstd" and importlib.util.find_spec("hdf5plugin") is None:
+            raise ConfigError("runtime.compression: zstd needs the package hdf5plugin; install it or take gzip")
+        for path in plan.config["tables"]["published"]:
+            try:
+                goal = parse_target(path)
+                plan.check(goal.steps)
+            except RecipeError as error:
+                raise ConfigError(f"tables.published: '{path}': {error}") from error
+            if goal.leaf.stem != "score":
+                raise ConfigError(f"tables.published: '{path}' is no score; write RECIPE/score.SPLIT.json")
+        return plan
 
     # --- instances ---------------------------------------------------------------------------------------------------
 
@@ -125,6 +138,8 @@ class Plan:
                 roots.append(self._script(VERBS[kind], method))
         if kind == "localizer":
             roots.append(SCRIPTS / "join_shards.py")
+        # A method of several steps names the scripts of the others.
+        roots += [self._script_file(script) for script in self._entry(kind, name).get("x-scripts", ())]
         return keys.code_digests(roots)
 
     def _script(self, verb: str, method: str) -> Path:
@@ -158,7 +173,7 @@ class Plan:
         if kind == "classifier":
             # A trained network belongs to no split, so what it was trained on is in its own key.
             splits = ["train"] + (["val"] if self.instance(kind, name).get("monitor") == "val" else [])
-            parts["content"] = {split: self.content(steps[0]).digest(split, ("images", "labels")) for split in splits}
+            parts["content"] = {split: self._content_of(steps[0], split, ("images", "labels")) for split in splits}
         return parts
 
     def _sources(self, steps: tuple[str, ...]) -> dict[str, str]:
@@ -171,7 +186,7 @@ class Plan:
                 other = (steps[0], *str(value).split("/"))
                 self.check(other)
                 try:
-                    sources[key] = "/".join(self.segments(other))
+                    sources[key] = "/".join([*self.segments(other), self._content_of(steps[0], "train", ALL)])
                 except RecursionError:
                     raise RecipeError(
                         f"{kind} '{name}' names '{value}' as its {key}, which leads back to itself"
@@ -199,19 +214,28 @@ class Plan:
     @functools.cache  # noqa: B019
     def token_parts(self, goal: Target, shard: tuple[int, int] | None = None) -> dict[str, Any]:
         """What decides a file beyond its folder's key: content of its split, its own script, what it reads."""
-        item = goal.leaf
+        item, split = goal.leaf, goal.split or "train"
         parts: dict[str, Any] = {}
-        if item.facets:
-            split = goal.split or "train"
-            parts["content"] = {split: self.content(goal.steps[0]).digest(split, item.facets, shard)}
+        if goal.leaf.stem in ("catalog", "check"):
+            content = self.content(goal.steps[0])
+            parts["content"] = {split: content.checked(split)}
+            parts["places"] = [str(self.data_root(goal.steps[0])), content.places(split)]
+        elif item.facets:
+            parts["content"] = {split: self._content_of(goal.steps[0], split, item.facets, shard)}
         if item.script:
             parts["code"] = keys.code_digests([self._script_file(item.script)])
-            parts["parameters"] = {section: self.config[section] for section in item.sections}
+            parts["parameters"] = {setting: self._setting(setting) for setting in item.sections}
         if item.stem != "catalog" and not shard:
             parts["reads"] = {
                 key: self.token(value) for key, value in self.reads(goal).items() if value.leaf.stem != "catalog"
             }
         return {key: value for key, value in parts.items() if value}
+
+    def _setting(self, dotted: str) -> Any:
+        value: Any = self.config
+        for key in dotted.split("."):
+            value = value[key]
+        return value
 
     def _script_file(self, name: str) -> Path:
         return SCRIPTS / f"{name}.py"
@@ -223,6 +247,15 @@ class Plan:
         return keys.short(self.token_parts(goal, shard))
 
     # --- content -----------------------------------------------------------------------------------------------------
+
+    def _content_of(
+        self, dataset: str, split: str, facets: tuple[str, ...], shard: tuple[int, int] | None = None
+    ) -> str:
+        """Digest of the files that decide a result. Where the check leaves images out, that is all it looks at."""
+        content = self.content(dataset)
+        if self.instance("dataset", dataset).get("on_bad_image") == "skip":
+            return content.checked(split)
+        return content.digest(split, facets, shard)
 
     def is_made(self, dataset: str) -> bool:
         """Whether the workflow makes (generates or downloads) the dataset itself."""
@@ -242,7 +275,12 @@ class Plan:
         script = self._script(VERBS["dataset"], self.method("dataset", dataset))
         made_by = self._entry("dataset", dataset).get("x-made-by", ())
         item = self.instance("dataset", dataset)
-        return {"parameters": {key: item.get(key) for key in made_by}, "code": keys.code_digests([script])}
+        libraries = self._entry("dataset", dataset).get("x-made-with", ())  # whose versions decide the bytes
+        return {
+            "parameters": {key: item.get(key) for key in made_by},
+            "code": keys.code_digests([script]),
+            "libraries": {name: importlib.metadata.version(name) for name in libraries},
+        }
 
     def data_root(self, dataset: str) -> Path:
         """Folder a dataset is read from."""
@@ -283,6 +321,14 @@ class Plan:
         reader = self.reader(dataset) if manifest else None
         return Content(reader, self._files(dataset), provenance=provenance, manifest=manifest, root=folder)
 
+    def marks(self) -> dict[str, list]:
+        """Marks of every file whose content entered a key so far, see ``content.changed_since``."""
+        return {
+            path: mark
+            for name in ("files", *self.config["datasets"])
+            for path, mark in self._files(name).marks().items()
+        }
+
     def save_caches(self) -> None:
         """Remember the digests of the files read."""
         for name in ("files", *self.config.get("datasets", {})):
@@ -315,7 +361,8 @@ class Plan:
         if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables"}:
             self.path_of(readable)
 
-    def shards(self, steps: tuple[str, ...]) -> int:
+    @property
+    def shards(self) -> int:
         """Number of shards of a localizer's maps; affects speed alone."""
         return int(self.config["runtime"]["shards"])
 
@@ -363,6 +410,10 @@ class Plan:
         found = {name: self.path(item) for name, item in self.reads(goal).items()}
         if "catalog" in found and self.is_made(goal.steps[0]):
             found["data"] = str(self.made_folder(goal.steps[0]) / "manifest.json")
+        if goal.leaf.stem == "classifier":
+            # Everything that will be looked at is checked before anything is trained.
+            for split in dict.fromkeys([*self.config["evaluation"]["splits"], self.config["report"]["split"]]):
+                found[f"checked_{split}"] = self.path(target(goal.steps[:1], "catalog", split))
         return found
 
     # --- targets -----------------------------------------------------------------------------------------------------
@@ -445,15 +496,18 @@ class Plan:
                 found += [target(steps, stems[len(steps)], split) for split in here]
         return found
 
+    @property
+    def _published(self) -> dict[str, Any]:
+        """Published values of the scores that are configured; those of other recipes wait for theirs."""
+        scored = {goal.path for goal in self.scores()}
+        return {path: item for path, item in self.config["tables"]["published"].items() if path in scored}
+
     def table_parts(self) -> dict[str, Any]:
         """What decides the table of scores."""
         scores = {goal.path: self.path(goal) for goal in self.scores()}
-        for path in self.config["tables"]["published"]:
-            if path not in scores:
-                raise ConfigError(f"tables.published: '{path}' is not among the scores{did_you_mean(path, scores)}")
         return {
             "code": keys.code_digests([self._script_file("make_tables")]),
-            "parameters": self.config["tables"],
+            "published": self._published,
             "scores": scores,
         }
 
@@ -523,7 +577,12 @@ class Plan:
 
     def training_threads(self, keyed: str) -> int:
         """Threads of a training job; they change rounding, so they are parameters of the instance."""
-        return int(self.instance("classifier", keyed.rsplit("-", 1)[0]).get("threads", 1))
+        item = self.instance("classifier", keyed.rsplit("-", 1)[0])
+        return int(item.get("threads", 1)) * int(item.get("processes", 1))
+
+    def training_gpus(self, keyed: str) -> int:
+        """GPUs of a training job: one a process, if there are any."""
+        return self.gpus * int(self.instance("classifier", keyed.rsplit("-", 1)[0]).get("processes", 1))
 
     def output_now(self, description: dict[str, Any]) -> str:
         """The path that config, code and data on disk now give for a job described earlier."""
@@ -552,7 +611,8 @@ class Plan:
             raise RecipeError(
                 f"the table {token} was asked for, but config and code now give {path}; start Snakemake again"
             )
-        return self._describe("tables/scores.csv", (), path, token=token, scores=[goal.path for goal in self.scores()])
+        scores = [goal.path for goal in self.scores()]
+        return self._describe("tables/scores.csv", (), path, token=token, scores=scores, published=self._published)
 
     def explain(self, goal: Target, shard: tuple[int, int] | None = None) -> dict[str, Any]:
         """The parts of every key in a target's path, for the key register and ``camflow why``."""
@@ -593,12 +653,4 @@ def _braces(text: str) -> list[str]:
     ]
 
 
-def default_files(extra: Sequence[str | Path] = ()) -> list[str]:
-    """The default config followed by overlays, relative to the working folder where possible."""
-    return [
-        os.path.relpath(path) if Path(path).is_relative_to(Path.cwd()) else str(path)
-        for path in ("config.yaml", *extra)
-    ]
-
-
-__all__ = ["KINDS", "Plan", "default_files", "leaf", "parse_target", "target"]
+__all__ = ["KINDS", "Plan", "leaf", "parse_target", "target"]

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 
 from camflow.errors import RecipeError, did_you_mean
+from camflow.plan.content import ALL
 
 KINDS = ("dataset", "classifier", "localizer", "refiner", "segmenter")
 SPLIT = r"[A-Za-z][A-Za-z0-9_]*"
@@ -21,7 +22,7 @@ class Leaf:
         split: whether there is one file a split.
         script: the script that makes it when that is a stage of its own (a score, a figure): its code then enters the
             file's token. ``None`` for what the segment's own method makes.
-        sections: top-level config sections whose values enter the token.
+        sections: config settings (dotted) whose values enter the token.
         facets: which of a split's files decide it, beyond what the leaves it reads already depend on.
     """
 
@@ -39,24 +40,30 @@ class Leaf:
         return f"{self.stem}{middle}{'-' + token if token else ''}{self.suffix}"
 
 
-ALL = ("images", "labels", "masks", "boxes")
+# Settings that a score depends on; which splits are scored by default is none of them.
+SEED = ("evaluation.thresholds", "evaluation.threshold", "evaluation.miou")
+MASKS = ("evaluation.miou", "evaluation.ignored_prediction")
 LEAVES = (
     Leaf("dataset", "catalog", ".h5", facets=ALL),
     Leaf("dataset", "check", ".json", facets=ALL),
-    Leaf("dataset", "pictures", ".png", script="plot_pictures", sections=("report",), facets=("images", "masks")),
+    Leaf(
+        "dataset", "pictures", ".png", script="plot_pictures", sections=("report.images",), facets=("images", "masks")
+    ),
     Leaf("classifier", "classifier", ".pt", split=False),
     Leaf("classifier", "training", ".csv", split=False),
     Leaf("classifier", "training", ".png", split=False, script="plot_training"),
-    Leaf(
-        "classifier", "score", ".json", script="score_classifier", sections=("evaluation",), facets=("images", "labels")
-    ),
+    Leaf("classifier", "score", ".json", script="score_classifier", facets=("images", "labels")),
     Leaf("localizer", "maps", ".h5", facets=("images", "labels")),
-    Leaf("localizer", "score", ".json", script="score_maps", sections=("evaluation",), facets=("masks",)),
+    Leaf("localizer", "score", ".json", script="score_maps", sections=SEED, facets=("masks",)),
     Leaf("localizer", "curve", ".png", script="plot_curve"),
-    Leaf("localizer", "overlays", ".png", script="plot_overlays", sections=("report",), facets=("images", "masks")),
+    Leaf(
+        "localizer", "overlays", ".png", script="plot_overlays", sections=("report.images",), facets=("images", "masks")
+    ),
     Leaf("refiner", "masks", ".h5", facets=("images",)),
-    Leaf("refiner", "score", ".json", script="score_masks", sections=("evaluation",), facets=("masks",)),
-    Leaf("refiner", "overlays", ".png", script="plot_overlays", sections=("report",), facets=("images", "masks")),
+    Leaf("refiner", "score", ".json", script="score_masks", sections=MASKS, facets=("masks",)),
+    Leaf(
+        "refiner", "overlays", ".png", script="plot_overlays", sections=("report.images",), facets=("images", "masks")
+    ),
 )
 
 

@@ -30,18 +30,29 @@ def source(plan: Plan, readable: str) -> str:
 def remove_stale(plan: Plan) -> list[Path]:
     """Remove links that point to another key than today's, so that no old file can pass for a current one.
 
-    A link whose recipe this config does not know belongs to another config and stays.
+    A link whose recipe this config does not know stays as long as the part of it that is known has today's keys.
     """
     removed = []
     for path, readable in links(plan):
-        try:
-            expected = source(plan, readable)
-        except CamflowError:
-            continue
-        if os.readlink(path) != expected:
+        if not _is_current(plan, readable, os.readlink(path)):
             path.unlink()
             removed.append(path)
     return removed
+
+
+def _is_current(plan: Plan, readable: str, held: str) -> bool:
+    try:
+        return held == source(plan, readable)
+    except CamflowError:
+        pass  # an unknown recipe, or data that cannot be looked at just now
+    steps = tuple(readable.split("/")[:-1])
+    place = os.path.normpath((plan.results / readable).parent / held)
+    for length in range(len(steps), 0, -1):
+        try:
+            return place.startswith(str(plan.folder(steps[:length])) + os.sep)
+        except CamflowError:
+            continue
+    return True
 
 
 def labels(readable: str) -> dict[str, str]:

@@ -27,6 +27,14 @@ def explain(plan: Plan, goal: Target) -> Iterator[str]:
             yield "  nothing under another key was computed here before"
 
 
+def explain_table(plan: Plan, readable: str) -> Iterator[str]:
+    """Lines for people: the table's file, and which of the scores it is made from are there."""
+    path = Path(plan.path_of(readable))
+    yield f"{readable}  {'exists' if path.exists() else 'not computed yet'}  ({path})"
+    for name, score in plan.table_parts()["scores"].items():
+        yield f"  {name}  {'exists' if Path(score).exists() else 'not computed yet'}  ({score})"
+
+
 def _place(plan: Plan, goal: Target, name: str) -> Path:
     if name == goal.path:
         return Path(plan.path(goal))

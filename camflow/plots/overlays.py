@@ -9,14 +9,14 @@ import numpy as np
 from camflow.data.catalog import Catalog
 from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.plots import style
+from camflow.refine.driver import class_ids
+from camflow.refine.threshold import winners
 from camflow.store import Store
 
 
 def seed_label(maps: np.ndarray, classes: np.ndarray, threshold: float) -> np.ndarray:
     """Arg-max of constant background and full-size maps ``(K, H, W)`` as a label map uint8 ``(H, W)``."""
-    background = np.full((1, *maps.shape[1:]), threshold, maps.dtype)
-    ids = np.concatenate([[0], np.asarray(classes) + 1]).astype(np.uint8)
-    return ids[np.concatenate([background, maps]).argmax(axis=0)]
+    return class_ids(winners(maps, threshold), classes)
 
 
 def overlay_figure(

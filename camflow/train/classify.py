@@ -26,7 +26,7 @@ from camflow.train import distributed
 from camflow.train.augment import TrainTransform, check_augmentations, long_side_size, normalize, resize, to_chw
 from camflow.train.checkpoint import remove_checkpoints
 from camflow.train.loop import Task, fit
-from camflow.train.metrics import Row
+from camflow.train.metrics import Row, write_metrics
 from camflow.train.settings import TrainSettings
 
 log = logging.getLogger(__name__)
@@ -321,7 +321,7 @@ def train_classifier(
             params.settings(),
             key=key,
             scratch=scratch,
-            metrics_csv=metrics_csv,
+            metrics_csv=Path(scratch) / "metrics.csv",  # in place only when it is whole
             device=place,
             workers=workers,
             progress=progress,
@@ -330,6 +330,8 @@ def train_classifier(
         model.class_names = list(catalog_train.class_names)
         model.meta = {**(meta or {}), "method": "plain", "params": dataclasses.asdict(params), "metrics": rows[-1]}
         if distributed.rank() == 0:
+            write_metrics(metrics_csv, rows)
             save_classifier(out, model, class_names=model.class_names, meta=model.meta)
             remove_checkpoints(Path(scratch))
+            (Path(scratch) / "metrics.csv").unlink(missing_ok=True)
     return model

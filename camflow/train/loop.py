@@ -366,8 +366,8 @@ class _Averages:
 def _autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
     if precision != "fp32" and device.type != "cuda":
-        log.warning("precision %s takes effect on CUDA only; training in fp32 on %s", precision, device.type)
-        return None
+        # The precision is in the result's key, so another one must not be taken in silence.
+        raise ConfigError(f"precision: {precision} needs a GPU, and this is a {device.type}; set precision: fp32")
     return dtype
 
 

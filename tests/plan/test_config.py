@@ -22,7 +22,7 @@ from camflow.localize.extract import PRECISIONS
 from camflow.models.classifier import DETACHES, POOLINGS
 from camflow.params import from_config
 from camflow.plan import config as configs
-from camflow.plan.config import SECTIONS, describe, load_config, methods, schema
+from camflow.plan.config import SECTIONS, load_config, methods, schema
 from camflow.refine.crf import PUBLISHED, UNARIES, CrfParams, crf_params, params_from_config
 from camflow.train import settings
 from camflow.train.augment import AUGMENTATIONS
@@ -196,8 +196,9 @@ def properties(section: str, method: str) -> dict:
 
 def test_plain_has_the_parameters_of_its_schema():
     rules = properties("classifiers", "plain")
-    assert defaults(rules) == {**fields(PlainParams), "monitor": "none"}
-    assert set(rules) == {*fields(PlainParams), "monitor"}
+    launched = {"monitor", "processes"}  # what is read and how many processes run: not the training's own
+    assert {key: value for key, value in defaults(rules).items() if key not in launched} == fields(PlainParams)
+    assert set(rules) - launched == set(fields(PlainParams))
     enums = {"loss": LOSSES, "pooling": POOLINGS, "detach": DETACHES, **settings.CHOICES}
     for name, values in enums.items():
         assert set(rules[name]["enum"]) == set(values), name
@@ -284,7 +285,7 @@ def keys(rules: dict, where: str):
         yield from keys(entry, f"{where}.{name}")
 
 
-EVERY_KEY = [item for name, rules in describe().items() for item in keys(rules, name)]
+EVERY_KEY = [item for name in ("config", *SECTIONS) for rules in [schema(name)] for item in keys(rules, name)]
 # Replace one value of a preset, add an augmentation, or name an archive in place of the official one.
 OVERRIDES = re.compile(
     r"refiners\.crf\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"

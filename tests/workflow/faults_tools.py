@@ -65,6 +65,7 @@ class Running:
     """A Snakemake in a process group of its own."""
 
     def __init__(self, project: Project, *arguments: str, cores: int = 2, **variables: str):
+        self.orphans: list[psutil.Process] = []
         self.output = open(project.folder / "output.txt", "a+", encoding="utf-8")  # noqa: SIM115
         self.start = self.output.seek(0, os.SEEK_END)
         self.process = subprocess.Popen(
@@ -80,7 +81,8 @@ class Running:
         return self
 
     def __exit__(self, *_) -> None:
-        self.kill()
+        if not self.orphans:
+            self.kill()
         self.output.close()
 
     def wait(self, seconds: float | None = None) -> int | None:
@@ -96,6 +98,13 @@ class Running:
         self.process.wait()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
+
+    def abandon(self) -> list[psutil.Process]:
+        """Kill Snakemake alone; its jobs go on without it and are returned."""
+        self.orphans = self.jobs()
+        self.process.kill()
+        self.process.wait()
+        return self.orphans
 
     def jobs(self) -> list[psutil.Process]:
         """Python processes that run a script of the workflow right now."""

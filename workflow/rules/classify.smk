@@ -17,7 +17,7 @@ rule train_plain:
         "../../envs/camflow.yaml"
     threads: lambda wildcards: PLAN.training_threads(wildcards.classifier)
     resources:
-        gpu=PLAN.gpus * PLAN.config["runtime"]["processes"],
+        gpu=lambda wildcards: PLAN.training_gpus(wildcards.classifier),
     params:
         job=job("classifier"),
     script:

@@ -22,7 +22,9 @@ try:
     DEFAULT_TARGETS = PLAN.readable()
     # A wrong path, or data that is not there, is refused here in one sentence rather than from within the DAG. (While
     # the Snakefile is read, Snakemake does not say yet what it was asked for.)
-    for path in [item for item in sys.argv[1:] if item.startswith("results/")] or DEFAULT_TARGETS:
+    asked = [os.path.normpath(item) for item in sys.argv[1:] if os.path.normpath(item).startswith("results" + os.sep)]
+    reports = (".html", ".zip") if "--report" in sys.argv else ()
+    for path in [item for item in asked if not item.endswith(reports)] or DEFAULT_TARGETS:
         if workflow.is_main_process:
             PLAN.check_readable(path)
 except CamflowError as error:
@@ -75,7 +77,7 @@ def reads(stem, suffix=None):
     def inputs(wildcards):
         goal, shard = goal_of(stem, suffix, wildcards)
         found = PLAN.inputs(goal)
-        if Path(PLAN.path(goal, shard)).exists() and not is_forced():
+        if Path(PLAN.path(goal, shard)).exists() and not may_run_again():
             # What is there is right, so an input that is not there is not made again for its sake. (A shard of
             # unchanged photos stays when the catalog of its split is new.)
             found = {name: path for name, path in found.items() if Path(path).exists()}
@@ -84,10 +86,11 @@ def reads(stem, suffix=None):
     return inputs
 
 
-def is_forced():
-    """Whether the user asked for something to be run although it is there."""
+def may_run_again():
+    """Whether a file that is there may be made again: the user forces it, or a killed run left a mark."""
     dag = workflow.dag_settings
-    return bool(dag and (dag.forceall or dag.forcetargets or dag.forcerun))
+    forced = dag and (dag.forceall or dag.forcetargets or dag.forcerun)
+    return bool(forced) or any(Path(".snakemake", "incomplete").glob("*"))
 
 
 def job(stem, suffix=None):
@@ -116,7 +119,7 @@ def made(method):
 def shards_of(wildcards):
     """The shards behind an index of seed maps."""
     goal, _ = goal_of("maps", None, wildcards)
-    count = PLAN.shards(goal.steps)
+    count = PLAN.shards
     return [ancient(PLAN.path(goal, (number, count))) for number in range(count)]
 
 

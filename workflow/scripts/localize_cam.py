@@ -15,7 +15,7 @@ with job.start(snakemake) as task:
     params = from_config(CamParams, task.parameters)
     options = {"class_names": catalog.class_names, "compression": task.runtime["compression"]}
     with (
-        StoreWriter(task.output.maps, stage="maps", meta=task.meta(), **options) as writer,
+        StoreWriter(task.output.maps, stage="maps", meta=task.meta(device=task.device), **options) as writer,
         tqdm(total=len(catalog.ids), desc=f"{task.target} {task.shard[0] + 1}/{task.shard[1]}", unit="image") as bar,
     ):
         extract_cams(

@@ -6,7 +6,7 @@ from camflow.tables.scores import scores_table, to_html, to_markdown
 
 with job.start(snakemake) as task:
     scores = dict(zip(task.scores, map(read_json, task.input.scores), strict=True))
-    table = scores_table(scores, task.sections["tables"]["published"])
+    table = scores_table(scores, task.published)
     write_text(task.output.csv, table.to_csv(index=False))
     write_text(task.output.markdown, to_markdown(table))
     write_text(task.output.html, to_html(table))

@@ -1,8 +1,8 @@
 """Train a plain classifier from image labels."""
 
 from camflow.plan import job
-from camflow.train.files import train_plain
 from camflow.train.launch import launch
+from camflow.train.plain import train_plain
 
 
 def main(snakemake):
@@ -14,12 +14,13 @@ def main(snakemake):
             "out": task.output.classifier,
             "metrics_csv": task.output.training,
             "scratch": str(task.scratch),
-            "key": task.key,
+            # A run killed on one kind of device does not go on on another: the arithmetic differs.
+            "key": f"{task.key} {task.device.split(':')[0]}",
             "device": task.device,
             "workers": task.runtime["workers"],
-            "meta": task.meta(),
+            "meta": task.meta(device=task.device),
         }
-        launch(train_plain, arguments, processes=task.runtime["processes"])
+        launch(train_plain, arguments, processes=task.parameters["processes"])
 
 
 if __name__ == "__main__":

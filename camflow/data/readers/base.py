@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from camflow.data.paths import expand
 from camflow.errors import ConfigError, DataError, did_you_mean
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp", ".webp", ".gif", ".ppm", ".pgm", ".jp2")
@@ -147,6 +148,13 @@ class Reader(ABC):
     def sources(self, split: str) -> Sources:
         """The files behind a split."""
 
+    def opponents(self, split: str) -> list[str]:
+        """Splits that must not share photos with this one: the evaluation splits for a training split, and back."""
+        if split == "trainval":  # contains val by definition
+            return []
+        others = ("train", "train_aug") if split in EVALUATION_SPLITS else EVALUATION_SPLITS
+        return [other for other in others if other in self.splits]
+
     # --- reading ---
 
     @abstractmethod
@@ -258,11 +266,6 @@ def chosen_classes(given: Sequence[str] | None, default: Sequence[str], name: st
     if repeated:
         raise ConfigError(f"dataset '{name}': class '{repeated[0]}' is listed twice under `classes`; remove one")
     return classes
-
-
-def expand(path: str | Path) -> Path:
-    """A path with ``~`` and environment variables filled in."""
-    return Path(os.path.expandvars(os.path.expanduser(path)))
 
 
 def per_split(value: str | Mapping[str, str], split: str) -> str | None:

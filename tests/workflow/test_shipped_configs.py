@@ -1,0 +1,82 @@
+"""The overlays that ship with the project plan what they promise, without a network or the data they name."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from project import PROJECT, Project, copy_project
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    return copy_project(tmp_path_factory.mktemp("shipped") / "project")
+
+
+def recipe_jobs(splits: int, *, shards: int, catalogs: int) -> dict[str, int]:
+    """Jobs of DATASET/plain/cam/{none,crf}: per split, per shard of a split's maps, per catalog."""
+    return {
+        "check_dataset": catalogs, "train_plain": 1, "score_classifier": splits, "localize_cam": splits * shards,
+        "join_maps": splits, "score_maps": splits, "refine_none": splits, "refine_crf": splits,
+        "score_masks": 2 * splits, "make_tables": 1, "plot_pictures": 1, "plot_training": 1, "plot_curve": 1,
+        "plot_seeds": 1, "plot_masks": 2,
+    }  # fmt: skip
+
+
+def test_voc12_trains_on_one_split_and_scores_two_others(project):
+    planned = project.planned("--configfile", "config/voc12.yaml")
+    assert planned == {"prepare_voc": 1, **recipe_jobs(2, shards=2, catalogs=3)}
+
+
+def test_voc12_mini_is_made_from_the_download(project):
+    planned = project.planned("--configfile", "config/voc12_mini.yaml")
+    assert planned == {"prepare_voc": 1, **recipe_jobs(2, shards=2, catalogs=2)}
+
+
+def test_voc12_mini_reads_a_copy_on_disk(project, tmp_path):
+    """An empty copy is enough to plan: what is missing is named by the check."""
+    for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (tmp_path / name).mkdir(parents=True)
+    planned = project.planned("--configfile", "config/voc12_mini.yaml", "--config", f"voc_root={tmp_path}")
+    assert planned == recipe_jobs(2, shards=2, catalogs=2)
+
+
+def test_the_lists_of_voc12_mini_are_distinct():
+    train, val = ((PROJECT / f"config/voc12_mini/{split}.txt").read_text().split() for split in ("train", "val"))
+    assert (len(train), len(val)) == (300, 120)
+    assert len({*train, *val}) == 420
+
+
+def make_coco(root: Path) -> Path:
+    """A COCO folder with two photos a split."""
+    (root / "annotations").mkdir()
+    for split in ("train", "val"):
+        (root / f"{split}2014").mkdir()
+        images, shapes = [], []
+        for number in (1, 2):
+            name = f"COCO_{split}2014_{number:012d}.jpg"
+            rng = np.random.default_rng([len(split), number])
+            Image.fromarray(rng.integers(0, 256, (32, 40, 3), np.uint8)).save(root / f"{split}2014" / name)
+            images.append({"id": number, "file_name": name, "height": 32, "width": 40})
+            outline = [[4, 4, 20, 4, 20, 20, 4, 20]]
+            shapes.append({"id": number, "image_id": number, "category_id": 1, "bbox": [4, 4, 16, 16],
+                           "segmentation": outline, "iscrowd": 0})  # fmt: skip
+        content = {"images": images, "categories": [{"id": 1, "name": "person"}], "annotations": shapes}
+        (root / f"annotations/instances_{split}2014.json").write_text(json.dumps(content))
+    return root
+
+
+def test_coco14_plans_from_its_folder(project, tmp_path):
+    root = make_coco(tmp_path)
+    planned = project.planned("--configfile", "config/coco14.yaml", "--config", f"coco_root={root}")
+    assert planned == recipe_jobs(2, shards=64, catalogs=2)
+
+
+def test_coco14_asks_for_its_folder(project):
+    run = project.snakemake("-n", "--configfile", "config/coco14.yaml", check=False)
+    text = run.stdout + run.stderr
+    assert run.returncode != 0 and "Traceback" not in text
+    assert "datasets.coco14.root: give the folder of the dataset, here or as --config coco_root=FOLDER" in text
