@@ -15,8 +15,10 @@ from camflow.store import Store
 
 def describe(store: Store, console: Console, limit: int = 10) -> None:
     """Print the envelope and the first images of a store."""
+    is_catalog = store.stage == "catalog"  # which holds tables, not arrays by image
+    count = len(store.table("image_id")) if is_catalog else len(store)
     console.print(
-        f"[bold]{escape(str(store.path))}[/]  stage [bold]{store.stage}[/], {len(store)} images, {store.shards or 'no'} shards",
+        f"[bold]{escape(str(store.path))}[/]  stage [bold]{store.stage}[/], {count} images, {store.shards or 'no'} shards",
         soft_wrap=True,
     )
     for name in ("recipe", "target", "key", "token"):
@@ -27,15 +29,15 @@ def describe(store: Store, console: Console, limit: int = 10) -> None:
     console.print("  software:", store.meta.get("software", {}))
     console.print("  tables:", ", ".join(store.tables()))
     rows = Table("image", "shape", "dtype", "range", "attributes")
-    for image_id in store.ids[:limit] if store.stage != "catalog" else []:
+    for image_id in store.ids[:limit] if not is_catalog else []:
         array = store.read(image_id)
         values = f"{array.min():.4g} .. {array.max():.4g}" if array.size else "empty"
         attrs = {key: np.asarray(value).tolist() for key, value in store.attrs(image_id).items()}
         rows.add_row(escape(image_id), str(array.shape), str(array.dtype), values, escape(str(attrs)))
     if rows.row_count:
         console.print(rows)
-    if len(store) > limit:
-        console.print(f"  ... and {len(store) - limit} more (--images N shows N)")
+    if rows.row_count < count and not is_catalog:
+        console.print(f"  ... and {count - rows.row_count} more (--images N shows N)")
 
 
 def picture(store: Store, image_id: str, out: Path, catalog_path: str | None = None) -> None:
