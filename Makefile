@@ -18,10 +18,10 @@ report: demo  ## the HTML report of the default
 	snakemake --cores 1 --report report.html
 
 test: env lint  ## create the environment and run the tests (under 5 minutes)
-	python -m pytest -m "not long"
+	python -m pytest -m "not long" -n 2 --dist loadgroup
 
 test-all: env lint  ## every test, the long ones too
-	python -m pytest
+	python -m pytest -n 2 --dist loadgroup
 
 lint: env  ## ruff, snakefmt and snakemake --lint
 	ruff check .

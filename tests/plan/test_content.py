@@ -167,7 +167,7 @@ def test_a_link_of_a_gone_instance_stays_only_while_what_is_above_it_is_current(
 
 def test_best_needs_masks_and_says_so(mine):
     _, make = mine
-    plan = make()
+    make()
     text = Path("config.yaml").read_text().replace("labels: labels.json", "labels: labels.json, masks: []")
     Path("config.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r"refiners\.crf\.threshold to a number"):

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 import pytest
 from project import Project, copy_project
+
+
+def pytest_collection_modifyitems(items):
+    """Keep these tests in one process under pytest-xdist: the finished project is made once, not once a process."""
+    for item in items:
+        if item.path.is_relative_to(Path(__file__).parent):
+            item.add_marker(pytest.mark.xdist_group("workflow"))
 
 
 @pytest.fixture(scope="session")
