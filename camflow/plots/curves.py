@@ -6,6 +6,7 @@ from typing import Any
 
 import matplotlib.pyplot as plt
 import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from camflow.plots import style  # noqa: F401  (chooses the file-only backend)
 
@@ -18,6 +19,7 @@ def training_figure(metrics: pd.DataFrame, title: str):
         axis.plot(metrics["epoch"], metrics[name], marker=".")
         axis.set_title(name, fontsize=9)
         axis.set_xlabel("epoch", fontsize=8)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.grid(alpha=0.3)
     figure.suptitle(title, fontsize=10)
     figure.tight_layout()
@@ -35,7 +37,7 @@ def threshold_figure(score: dict[str, Any], title: str):
     axis.set_xlabel("background threshold")
     axis.set_ylim(0, 1)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=7)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
     axis.set_title(title, fontsize=9)
     return figure
 
