@@ -9,6 +9,7 @@ import pytest
 from project import Project, copy_project
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items):
     """Keep these tests in one process under pytest-xdist: the finished project is made once, not once a process."""
     for item in items:

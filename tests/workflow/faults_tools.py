@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -58,6 +59,13 @@ def forget(project: Project, *readable: str) -> None:
         stored(project, path).unlink()
 
 
+def mark_incomplete(project: Project, path: Path) -> None:
+    """Leave the mark of a Snakemake that was killed between a job's last write and its end."""
+    marks = project.folder / ".snakemake/incomplete"
+    marks.mkdir(parents=True, exist_ok=True)
+    (marks / base64.b64encode(str(path.relative_to(project.folder)).encode()).decode()).touch()
+
+
 # --- running and killing ---------------------------------------------------------------------------------------------
 
 
@@ -75,6 +83,8 @@ class Running:
             stdout=self.output,
             stderr=self.output,
             start_new_session=True,
+            # A shell that starts the tests in the background would have it ignored.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
 
     def __enter__(self) -> Running:

@@ -64,6 +64,14 @@ def test_killed_training_resumes_and_ends_in_the_same_bits(finished, tmp_path):
     assert not list(killed.results.glob("scratch/*/*/*epoch-*"))
 
 
+def test_a_mark_on_a_finished_file_does_not_keep_the_rest_from_being_made(finished, copy):
+    tools.mark_incomplete(copy, stored(copy, f"{NONE}/masks.val.h5"))
+    forget(copy, f"{NONE}/score.val.json")
+    copy.snakemake(f"results/{NONE}/score.val.json")
+    assert copy.scores() == finished.scores()
+    assert copy.planned() == {}
+
+
 @pytest.mark.long
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1])

@@ -87,10 +87,11 @@ def reads(stem, suffix=None):
 
 
 def may_run_again():
-    """Whether a file that is there may be made again: the user forces it, or a killed run left a mark."""
-    dag = workflow.dag_settings
+    """Whether a file that is there may be made again: the user forces it, or a mark of a killed run counts."""
+    dag, run = workflow.dag_settings, workflow.execution_settings
     forced = dag and (dag.forceall or dag.forcetargets or dag.forcerun)
-    return bool(forced) or any(Path(".snakemake", "incomplete").glob("*"))
+    marked = not (run and run.ignore_incomplete) and any(Path(".snakemake", "incomplete").glob("*"))
+    return bool(forced) or marked
 
 
 def job(stem, suffix=None):
