@@ -1,0 +1,33 @@
+"""Every script of a rule is part of some key, and every method has its script and its rule."""
+
+import re
+from pathlib import Path
+
+from camflow.plan.config import SECTIONS, methods
+from camflow.plan.plan import VERBS
+from camflow.plan.recipe import LEAVES
+
+WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
+# Scripts that the planner names itself: the check in a dataset's key, the joining in a localizer's, the table's own.
+NAMED = {"check_dataset", "join_shards", "make_tables"}
+
+
+def scripts_of_rules():
+    text = "\n".join(path.read_text() for path in sorted((WORKFLOW / "rules").glob("*.smk")))
+    return set(re.findall(r'"\.\./scripts/(\w+)\.py"', text))
+
+
+def scripts_of_methods():
+    found = set()
+    for section, kind in SECTIONS.items():
+        for name, entry in methods(section).items():
+            if kind != "dataset" or entry.get("x-made"):
+                found.add(f"{VERBS[kind]}_{name}")
+            found |= set(entry.get("x-scripts", ()))
+    return found
+
+
+def test_every_script_is_in_a_key():
+    covered = scripts_of_methods() | {leaf.script for leaf in LEAVES if leaf.script} | NAMED
+    assert scripts_of_rules() == covered
+    assert {path.stem for path in (WORKFLOW / "scripts").glob("*.py")} == covered
