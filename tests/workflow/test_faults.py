@@ -37,31 +37,28 @@ def test_killed_training_resumes_and_ends_in_the_same_bits(finished, tmp_path):
     undisturbed, killed = projects
     undisturbed.snakemake(wanted)
 
-    def scratch() -> Path:
-        timed = {path.parent for path in killed.results.glob("scratch/*/*/.epoch-*")}
-        return (timed or {path.parent for path in killed.results.glob("scratch/*/*/epoch-*")}).pop()
-
     # While a checkpoint is written: the temporary file stays, the two before it are whole.
     fault = {"PYTHONPATH": str(HOOK), "FAULT_KILL": "epoch-00007.ckpt", "FAULT_ONCE": str(tmp_path / "once")}
     with Running(killed, wanted, **fault) as run:
         assert run.wait() == 1
-    assert {path.name for path in scratch().glob("epoch-*")} == {"epoch-00005.ckpt", "epoch-00006.ckpt"}
-    assert list(scratch().glob(".epoch-00007.ckpt.*.tmp"))
+    scratch = next(killed.results.glob("scratch/*/*/epoch-*")).parent
+    assert {path.name for path in scratch.glob("epoch-*")} == {"epoch-00005.ckpt", "epoch-00006.ckpt"}
+    assert list(scratch.glob(".epoch-00007.ckpt.*.tmp"))
     assert not list(killed.results.glob("store/parts-*/plain-*/classifier.pt"))
 
     # In the middle of an epoch.
     with Running(killed, wanted) as run:
-        wait_for(lambda: list(killed.results.glob("scratch/*/*/epoch-0002?.ckpt")))
+        wait_for(lambda: list(scratch.glob("epoch-0002?.ckpt")))
         for job in run.jobs():
             job.kill()
         assert run.wait() == 1
-    log = next(killed.results.glob("logs/parts-*/plain-*/train.log"))
+    log = killed.results / "logs" / scratch.relative_to(killed.results / "scratch") / "train.log"
     assert "resuming after epoch 6 of 60" in log.read_text()
 
     killed.snakemake(wanted)
     assert "resuming after epoch 2" in log.read_text()
     assert trained(killed) == trained(undisturbed)
-    assert not list(killed.results.glob("scratch/*/*/*epoch-*"))
+    assert not [*scratch.glob("*epoch-*"), *scratch.glob(".*")]
 
 
 def test_a_mark_on_a_finished_file_does_not_keep_the_rest_from_being_made(finished, copy):
