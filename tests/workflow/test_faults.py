@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -56,7 +57,7 @@ def test_killed_training_resumes_and_ends_in_the_same_bits(finished, tmp_path):
     assert "resuming after epoch 6 of 60" in log.read_text()
 
     killed.snakemake(wanted)
-    assert "resuming after epoch 2" in log.read_text()
+    assert re.search(r"resuming after epoch [2-5]\d of 60", log.read_text())
     assert trained(killed) == trained(undisturbed)
     assert not [*scratch.glob("*epoch-*"), *scratch.glob(".*")]
 
