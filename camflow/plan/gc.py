@@ -10,7 +10,7 @@ from pathlib import Path
 
 from camflow.errors import CamflowError, DataError, RecipeError
 from camflow.plan.plan import Plan
-from camflow.plan.recipe import KINDS, Target, leaf
+from camflow.plan.recipe import KINDS
 from camflow.plan.views import links, source
 
 _FILE = re.compile(r"(?P<stem>[a-z_]+)(?:\.(?P<split>[A-Za-z]\w*))?(?:-(?P<token>[0-9a-f]{8}))?(?P<suffix>\.[a-z0-9]+)")
@@ -95,21 +95,21 @@ def _is_live(plan: Plan, path: Path, steps: tuple[str, ...]) -> bool:
     if match is None:
         return True  # not ours to judge (a checkpoint in the scratch folder of a live key)
     try:
-        item = leaf(KINDS[len(steps) - 1], match["stem"], match["suffix"])
-        return Path(plan.path(Target(steps, item, match["split"]))).name == path.name
+        goals = plan.goals_at(steps, match["stem"], match["split"], match["suffix"])
+        return any(Path(plan.path(goal)).name == path.name for goal in goals)
     except CamflowError:
         return not match["token"]
 
 
 def _shards(plan: Plan, folder: Path, steps: tuple[str, ...]) -> Iterator[Path]:
-    stem, split = folder.name.split(".")[:2]
-    item = leaf(KINDS[len(steps) - 1], stem)
+    stem, split = [*folder.name.removesuffix(".shards").split("."), None][:2]
+    goals = plan.goals_at(steps, stem, split, None)
     for path in sorted(folder.iterdir()):
         match = _SHARD.fullmatch(path.name)
         if match:
             shard = (int(match["shard"]), int(match["shards"]))
             try:
-                live = plan.token(Target(steps, item, split), shard) == match["token"]
+                live = any(plan.token(goal, shard) == match["token"] for goal in goals)
             except DataError:  # the split is gone
                 live = False
             if not live:

@@ -65,7 +65,8 @@ class Job:
     @property
     def scratch(self) -> Path:
         """Folder for checkpoints, keyed like the target; Snakemake does not know it and never deletes it."""
-        return Path("results/scratch").joinpath(*self.segments)
+        place = Path("results/scratch").joinpath(*self.segments)
+        return place / f"{self.file}-{self.token}" if self.step else place
 
     def meta(self, **more: Any) -> dict[str, Any]:
         """The envelope of what this job writes."""

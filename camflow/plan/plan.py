@@ -22,7 +22,7 @@ from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
-from camflow.plan.recipe import KINDS, Target, leaf, parse_target, target
+from camflow.plan.recipe import KINDS, LEAVES, MAIN, Target, leaf, parse_target, target
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 PROJECT = SCRIPTS.parents[1]
@@ -127,6 +127,16 @@ class Plan:
         """Whether the dataset's config promises label maps to score against."""
         return bool(self.instance("dataset", dataset).get("masks", True))
 
+    def check_file(self, goal: Target) -> None:
+        """Refuse a file that the recipe's method does not have. Raises ``RecipeError``."""
+        self.check(goal.steps)
+        method = self.method(goal.leaf.kind, goal.steps[-1])
+        if goal.leaf.methods and method not in goal.leaf.methods:
+            raise RecipeError(
+                f"{goal.path}: only {' and '.join(goal.leaf.methods)} has {goal.leaf.filename(goal.split)}, "
+                f"'{goal.steps[-1]}' is {method}"
+            )
+
     # --- keys --------------------------------------------------------------------------------------------------------
 
     def _code(self, kind: str, name: str) -> dict[str, str]:
@@ -174,7 +184,16 @@ class Plan:
             # A trained network belongs to no split, so what it was trained on is in its own key.
             splits = ["train"] + (["val"] if self.instance(kind, name).get("monitor") == "val" else [])
             parts["content"] = {split: self._content_of(steps[0], split, ("images", "labels")) for split in splits}
-        return parts
+        found = {goal.leaf.stem: self.path(goal) for goal in self._steps_read(steps) if not goal.leaf.split}
+        return {**parts, "steps": found} if found else parts
+
+    def _steps_read(self, steps: tuple[str, ...]) -> list[Target]:
+        """Steps on the way that the method of a recipe's last segment reads."""
+        kind = KINDS[len(steps) - 1]
+        reads = self._entry(kind, steps[-1]).get("x-reads", ())
+        return [
+            target(steps, stem, "train") for stem in reads if stem in self._entry(kind, steps[-1]).get("x-steps", {})
+        ]
 
     def _sources(self, steps: tuple[str, ...]) -> dict[str, str]:
         """Keys of what the segment reads besides its own prefix."""
@@ -214,22 +233,39 @@ class Plan:
     @functools.cache  # noqa: B019
     def token_parts(self, goal: Target, shard: tuple[int, int] | None = None) -> dict[str, Any]:
         """What decides a file beyond its folder's key: content of its split, its own script, what it reads."""
-        item, split = goal.leaf, goal.split or "train"
+        item, split = goal.leaf, self.split_of(goal)
+        images = shard if item.each == "image" else None
         parts: dict[str, Any] = {}
         if goal.leaf.stem in ("catalog", "check"):
             content = self.content(goal.steps[0])
             parts["content"] = {split: content.checked(split)}
             parts["places"] = [str(self.data_root(goal.steps[0])), content.places(split)]
         elif item.facets:
-            parts["content"] = {split: self._content_of(goal.steps[0], split, item.facets, shard)}
+            parts["content"] = {split: self._content_of(goal.steps[0], split, item.facets, images)}
         if item.script:
-            parts["code"] = keys.code_digests([self._script_file(item.script)])
+            parts["code"] = keys.code_digests([self._script_file(script) for script in item.scripts])
             parts["parameters"] = {setting: self._setting(setting) for setting in item.sections}
-        if item.stem != "catalog" and not shard:
+        if item.step:
+            parameters = self._parameters(item.kind, goal.steps[-1])
+            parts["parameters"] = {name: parameters[name] for name in item.parameters}
+        if item.stem != "catalog" and (item.step or not images):
             parts["reads"] = {
-                key: self.token(value) for key, value in self.reads(goal).items() if value.leaf.stem != "catalog"
+                key: self._mark(value, goal, images)
+                for key, value in self.reads(goal).items()
+                if value.leaf.stem != "catalog"
             }
         return {key: value for key, value in parts.items() if value}
+
+    def _mark(self, read: Target, goal: Target, images: tuple[int, int] | None) -> str:
+        """What a file's token says of another file it reads: its token, or its path where the folder is another's."""
+        token = self.token(read, images if read.leaf.each == "image" else None)
+        return token if goal.steps[: len(read.steps)] == read.steps else f"{self.home(read)}/{token}"
+
+    def split_of(self, goal: Target) -> str:
+        """The split a file is made from: its own, or for one that belongs to no split what its method names."""
+        if goal.split:
+            return goal.split
+        return self.instance(goal.leaf.kind, goal.steps[-1]).get("split", "train") if goal.leaf.step else "train"
 
     def _setting(self, dotted: str) -> Any:
         value: Any = self.config
@@ -341,12 +377,22 @@ class Plan:
         self.check(steps)
         return self.store.joinpath(*self.segments(steps))
 
+    def home(self, goal: Target) -> Path:
+        """Keyed folder a file lies in: its recipe's, or for a step the one above, which its method's variants share."""
+        self.check_file(goal)
+        return self.folder(self.home_steps(goal))
+
+    @staticmethod
+    def home_steps(goal: Target) -> tuple[str, ...]:
+        """The part of the recipe whose folder a file lies in."""
+        return goal.steps[:-1] if goal.leaf.step else goal.steps
+
     def path(self, goal: Target, shard: tuple[int, int] | None = None) -> str:
         """Where a file lives in the store."""
-        folder = self.folder(goal.steps)
+        folder = self.home(goal)
         if shard:
             part = f"{shard[0]}of{shard[1]}-{self.token(goal, shard)}{goal.leaf.suffix}"
-            return str(folder / f"{goal.leaf.stem}.{goal.split}.shards" / part)
+            return str(folder / f"{goal.leaf.name(goal.split)}.shards" / part)
         return str(folder / goal.leaf.filename(goal.split, self.token(goal)))
 
     def path_of(self, readable: str) -> str:
@@ -361,46 +407,78 @@ class Plan:
         if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables"}:
             self.path_of(readable)
 
-    @property
-    def shards(self) -> int:
-        """Number of shards of a localizer's maps; affects speed alone."""
-        return int(self.config["runtime"]["shards"])
+    def shards(self, goal: Target) -> int:
+        """Number of shards a file is made in; affects speed alone."""
+        return self.class_count(goal.steps[0]) if goal.leaf.each == "class" else int(self.config["runtime"]["shards"])
+
+    @functools.cache  # noqa: B019
+    def class_count(self, dataset: str) -> int:
+        """Number of classes of a dataset, known before a made one is made."""
+        given = self.instance("dataset", dataset).get("classes")
+        if given:
+            return given if isinstance(given, int) else len(given)
+        if self.is_made(dataset) and read_manifest(self.made_folder(dataset)) is None:
+            return int(self._entry("dataset", dataset)["x-classes"])
+        return len(self.reader(dataset).class_names)
 
     # --- what a file is made from ------------------------------------------------------------------------------------
 
     def reads(self, goal: Target) -> dict[str, Target]:
         """The other files a file is made from, by the name its script knows them under."""
-        steps, split, stem = goal.steps, goal.split, goal.leaf.stem
-        catalog = target(steps[:1], "catalog", split or "train")
-        name = (goal.leaf.kind, stem, goal.leaf.suffix)
+        names = list(goal.leaf.reads)
+        if goal.leaf.stem == MAIN.get(goal.leaf.kind):
+            names += self._entry(goal.leaf.kind, goal.steps[-1]).get("x-reads", ())
+        found = {name: self._read(name, goal) for name in names}
+        return {name.split()[-1]: item for name, item in found.items() if item is not None}
+
+    def _read(self, name: str, goal: Target) -> Target | None:
+        """One of the files that a file is made from; ``None`` where this one does not need it."""
+        steps, split = goal.steps, self.split_of(goal)
         match name:
-            case ("dataset", "catalog" | "check", _):
-                return {}
-            case ("dataset", _, _):
-                return {"catalog": catalog}
-            case ("classifier", "classifier", _) | ("classifier", "training", ".csv"):
-                extra = {"monitor": target(steps[:1], "catalog", "val")} if self._monitors(steps) else {}
-                return {"catalog": catalog, **extra}
-            case ("classifier", "training", ".png"):
-                return {"training": target(steps[:2], "training", suffix=".csv")}
-            case ("classifier", "score", _) | ("localizer", "maps", _):
-                return {"catalog": catalog, "classifier": target(steps[:2], "classifier")}
-            case ("localizer", "score", _):
-                other = self.seed_score(steps)
-                chosen = {"threshold": other} if other.split != split else {}
-                return {"catalog": catalog, "maps": target(steps[:3], "maps", split), **chosen}
-            case ("localizer", "curve", _):
-                return {"score": target(steps[:3], "score", split)}
-            case ("refiner", "masks", _):
-                chosen = {"threshold": self.seed_score(steps)} if self._needs_threshold(steps) else {}
-                return {"catalog": catalog, "maps": target(steps[:3], "maps", split), **chosen}
-            case ("refiner", "score", _):
-                return {"catalog": catalog, "masks": target(steps[:4], "masks", split)}
-            case (_, "overlays", _):
-                masks = {"masks": target(steps[:4], "masks", split)} if len(steps) > 3 else {}
-                chosen = {} if masks or not self.has_masks(steps[0]) else {"threshold": self.seed_score(steps)}
-                return {"catalog": catalog, "maps": target(steps[:3], "maps", split), **masks, **chosen}
-        raise RecipeError(f"no rule is written for {goal.path}")
+            case "catalog":
+                return target(steps[:1], "catalog", split)
+            case "monitor":
+                return target(steps[:1], "catalog", "val") if self._monitors(steps) else None
+            case "training":
+                return target(steps, "training", suffix=".csv")
+            case "classifier":
+                return target(steps[:2], "classifier")
+            case "maps":
+                return target(steps[:3], "maps", split)
+            case "masks":
+                return target(steps[:4], "masks", split)
+            case "score":
+                return target(steps, "score", split)
+            case "other threshold":  # a split does not take the threshold from itself
+                score = self.seed_score(steps)
+                return score if score.split != split else None
+            case "seen threshold":
+                return self.seed_score(steps) if self.has_masks(steps[0]) else None
+            case "needed threshold":
+                return self.seed_score(steps) if self._needs_threshold(steps) else None
+        entry = self._entry(goal.leaf.kind, steps[-1])
+        if entry.get("properties", {}).get(name, {}).get("x-beside"):
+            return self._beside(name, goal, split)
+        if name in entry.get("x-steps", {}):
+            return target(steps, name, split)
+        raise RecipeError(f"{goal.path}: nothing is known of '{name}', which its method reads")
+
+    def _beside(self, name: str, goal: Target, split: str) -> Target:
+        """The main file of the instance of the same kind that a parameter names, under the same recipe."""
+        kind, steps = goal.leaf.kind, goal.steps
+        other = (*steps[:-1], self.instance(kind, steps[-1])[name])
+        try:
+            self.check(other)
+            if other == steps:
+                raise RecursionError
+            self.key(other)
+        except RecursionError:
+            raise RecipeError(
+                f"{kind} '{steps[-1]}' names '{other[-1]}' as its {name}, which leads back to itself"
+            ) from None
+        except RecipeError as error:
+            raise RecipeError(f"{section_of(kind)}.{steps[-1]}.{name}: {error}") from error
+        return target(other, MAIN[kind], split)
 
     def _monitors(self, steps: tuple[str, ...]) -> bool:
         return self.instance("classifier", steps[1]).get("monitor") == "val"
@@ -526,24 +604,32 @@ class Plan:
 
     def job(self, goal: Target, shard: tuple[int, int] | None = None) -> str:
         """Everything a job needs to know, as JSON text: what it makes, with which parameters, under which key."""
-        more = {"reader": self.reader_parameters(goal.steps[0])} if len(goal.steps) == 1 else {}
+        more: dict[str, Any] = {"reader": self.reader_parameters(goal.steps[0])} if len(goal.steps) == 1 else {}
+        if goal.leaf.step:
+            more["decisive"] = goal.leaf.parameters
         return self._describe(
             goal.path,
             goal.steps,
             self.path(goal, shard),
             split=goal.split,
             shard=list(shard) if shard else None,
-            segments=self.segments(goal.steps),
+            segments=self.segments(self.home_steps(goal)),
             token=self.token(goal, shard),
+            file=goal.leaf.name(goal.split),
+            step=goal.leaf.step,
             **more,
         )
 
     def _describe(self, goal: str, steps: tuple[str, ...], output: str, **more: Any) -> str:
+        parameters = self.instance(KINDS[len(steps) - 1], steps[-1]) if steps else {}
+        decisive = more.pop("decisive", None)
+        if decisive is not None:  # a step is not told what does not decide it
+            parameters = {name: parameters[name] for name in decisive}
         described = {
             "target": goal,
             "recipe": "/".join(steps),
             "output": output,
-            "parameters": self.instance(KINDS[len(steps) - 1], steps[-1]) if steps else {},
+            "parameters": parameters,
             "sections": {section: self.config[section] for section in ("evaluation", "report", "tables")},
             "runtime": self.config["runtime"],
             "files": self.files,
@@ -559,15 +645,35 @@ class Plan:
         something was edited stops here.
         """
         given = [wildcards[kind] for kind in KINDS if kind in wildcards]
-        goal = target(tuple(item.rsplit("-", 1)[0] for item in given), stem, wildcards.get("split"), suffix)
+        names = tuple(item.rsplit("-", 1)[0] for item in given)
         shard = (int(wildcards["shard"]), int(wildcards["shards"])) if "shard" in wildcards else None
-        now = [*self.segments(goal.steps), self.token(goal, shard)]
-        if now != [*given, wildcards.get("token", "")]:
-            raise RecipeError(
-                f"{'/'.join(given)} was asked for, but config, code and data now give {'/'.join(now)}: something was "
-                "edited after planning. Start Snakemake again, or ask for the readable path."
-            )
-        return goal, shard
+        wanted = [*given, wildcards.get("token", "")]
+        for goal in self.goals_at(names, stem, wildcards.get("split"), suffix):
+            now = [*self.segments(self.home_steps(goal)), self.token(goal, shard)]
+            if now == wanted:
+                return goal, shard
+        raise RecipeError(
+            f"{'/'.join(given)} was asked for, but config, code and data now give {'/'.join(now)}: something was "
+            "edited after planning. Start Snakemake again, or ask for the readable path."
+        )
+
+    def goals_at(self, steps: tuple[str, ...], stem: str, split: str | None, suffix: str | None) -> list[Target]:
+        """The targets that may lie in a recipe's folder under a stem: one, or for a step one an instance of its method."""
+        item = next(
+            (item for item in LEAVES if item.step and item.stem == stem and KINDS.index(item.kind) == len(steps)), None
+        )
+        if item is None:
+            return [target(steps, stem, split, suffix)]
+        names = [n for method in item.methods for n in instances(self.config, section_of(item.kind), method)]
+        fitting = [(*steps, name) for name in names]
+        return [target(found, stem, split, suffix) for found in fitting if self._fits(found)]
+
+    def _fits(self, steps: tuple[str, ...]) -> bool:
+        try:
+            self.check(steps)
+        except RecipeError:
+            return False
+        return True
 
     @property
     def gpus(self) -> int:

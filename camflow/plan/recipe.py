@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from camflow.errors import RecipeError, did_you_mean
+from camflow.plan.config import SECTIONS, methods
 from camflow.plan.content import ALL
 
 KINDS = ("dataset", "classifier", "localizer", "refiner", "segmenter")
+# What a segment's own method makes.
+MAIN = {"classifier": "classifier", "localizer": "maps", "refiner": "masks"}
 SPLIT = r"[A-Za-z][A-Za-z0-9_]*"
 
 
@@ -20,51 +24,95 @@ class Leaf:
         kind: kind of the recipe's last segment.
         stem, suffix: the file is ``<stem>.<split><suffix>``, or ``<stem><suffix>`` when it belongs to no split.
         split: whether there is one file a split.
+        reads: what it is made from, by the names that ``Plan.reads`` knows; the method's schema entry may add more.
         script: the script that makes it when that is a stage of its own (a score, a figure): its code then enters the
             file's token. ``None`` for what the segment's own method makes.
         sections: config settings (dotted) whose values enter the token.
         facets: which of a split's files decide it, beyond what the leaves it reads already depend on.
+        methods: the methods that have it; empty for all of the kind.
+        step: whether it is a step on the way of its method, see below.
+        parameters: of a step, the method's parameters that decide it.
+        each: ``image`` or ``class`` when it is made in shards of them, joined by ``join`` (a script).
+
+    A step (LPCAM's prototypes, IRN's network) is decided by a few of its method's parameters only, so it lies in the
+    folder of the recipe's part before the method, where all instances that agree in those parameters share it.
     """
 
     kind: str
     stem: str
     suffix: str
     split: bool = True
+    reads: tuple[str, ...] = ()
     script: str | None = None
     sections: tuple[str, ...] = ()
     facets: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    step: bool = False
+    parameters: tuple[str, ...] = ()
+    each: str | None = None
+    join: str | None = None
 
     def filename(self, split: str | None, token: str = "") -> str:
         """``maps.train.h5`` for people, ``maps.train-1f2e3d4c.h5`` in the store."""
-        middle = f".{split}" if self.split else ""
-        return f"{self.stem}{middle}{'-' + token if token else ''}{self.suffix}"
+        return f"{self.name(split)}{'-' + token if token else ''}{self.suffix}"
+
+    def name(self, split: str | None) -> str:
+        """The stem with the split, if it has one."""
+        return f"{self.stem}.{split}" if self.split else self.stem
+
+    @property
+    def scripts(self) -> tuple[str, ...]:
+        """The scripts whose code enters the token."""
+        return tuple(name for name in (self.script, self.join) if name)
 
 
 # Settings that a score depends on; which splits are scored by default is none of them.
 SEED = ("evaluation.thresholds", "evaluation.threshold", "evaluation.miou")
 MASKS = ("evaluation.miou", "evaluation.ignored_prediction")
-LEAVES = (
+SAMPLE = {"sections": ("report.images",), "facets": ("images", "masks")}
+_COMMON = (
     Leaf("dataset", "catalog", ".h5", facets=ALL),
     Leaf("dataset", "check", ".json", facets=ALL),
+    Leaf("dataset", "pictures", ".png", reads=("catalog",), script="plot_pictures", **SAMPLE),
+    Leaf("classifier", "classifier", ".pt", split=False, reads=("catalog", "monitor")),
+    Leaf("classifier", "training", ".csv", split=False, reads=("catalog", "monitor")),
+    Leaf("classifier", "training", ".png", split=False, reads=("training",), script="plot_training"),
     Leaf(
-        "dataset", "pictures", ".png", script="plot_pictures", sections=("report.images",), facets=("images", "masks")
+        "classifier", "score", ".json",
+        reads=("catalog", "classifier"), script="score_classifier", facets=("images", "labels"),
     ),
-    Leaf("classifier", "classifier", ".pt", split=False),
-    Leaf("classifier", "training", ".csv", split=False),
-    Leaf("classifier", "training", ".png", split=False, script="plot_training"),
-    Leaf("classifier", "score", ".json", script="score_classifier", facets=("images", "labels")),
-    Leaf("localizer", "maps", ".h5", facets=("images", "labels")),
-    Leaf("localizer", "score", ".json", script="score_maps", sections=SEED, facets=("masks",)),
-    Leaf("localizer", "curve", ".png", script="plot_curve"),
     Leaf(
-        "localizer", "overlays", ".png", script="plot_overlays", sections=("report.images",), facets=("images", "masks")
+        "localizer", "maps", ".h5",
+        reads=("catalog", "classifier"), facets=("images", "labels"), each="image",
     ),
-    Leaf("refiner", "masks", ".h5", facets=("images",)),
-    Leaf("refiner", "score", ".json", script="score_masks", sections=MASKS, facets=("masks",)),
     Leaf(
-        "refiner", "overlays", ".png", script="plot_overlays", sections=("report.images",), facets=("images", "masks")
+        "localizer", "score", ".json",
+        reads=("catalog", "maps", "other threshold"), script="score_maps", sections=SEED, facets=("masks",),
     ),
-)
+    Leaf("localizer", "curve", ".png", reads=("score",), script="plot_curve"),
+    Leaf("localizer", "overlays", ".png", reads=("catalog", "maps", "seen threshold"), script="plot_overlays", **SAMPLE),
+    Leaf("refiner", "masks", ".h5", reads=("catalog", "maps", "needed threshold"), facets=("images",)),
+    Leaf(
+        "refiner", "score", ".json",
+        reads=("catalog", "masks"), script="score_masks", sections=MASKS, facets=("masks",),
+    ),
+    Leaf("refiner", "overlays", ".png", reads=("catalog", "maps", "masks"), script="plot_overlays", **SAMPLE),
+)  # fmt: skip
+
+
+def _steps() -> Iterator[Leaf]:
+    """The steps that methods declare in their schema entries (``x-steps``)."""
+    for section, kind in SECTIONS.items():
+        for method, entry in methods(section).items():
+            for stem, step in entry.get("x-steps", {}).items():
+                yield Leaf(
+                    kind, stem, step["suffix"], split=step.get("split", False), reads=tuple(step["reads"]),
+                    script=step["script"], facets=tuple(step.get("facets", ())), methods=(method,), step=True,
+                    parameters=tuple(step.get("parameters", ())), each=step.get("each"), join=step.get("join"),
+                )  # fmt: skip
+
+
+LEAVES = (*_COMMON, *_steps())
 
 
 def leaf(kind: str, stem: str, suffix: str | None = None) -> Leaf:

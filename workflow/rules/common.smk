@@ -116,12 +116,16 @@ def made(method):
     return named("dataset", method)
 
 
-@plainly
-def shards_of(wildcards):
-    """The shards behind an index of seed maps."""
-    goal, _ = goal_of("maps", None, wildcards)
-    count = PLAN.shards
-    return [ancient(PLAN.path(goal, (number, count))) for number in range(count)]
+def shards_of(stem):
+    """Input function: the shards that are joined into one file."""
+
+    @plainly
+    def inputs(wildcards):
+        goal, _ = goal_of(stem, None, wildcards)
+        count = PLAN.shards(goal)
+        return [ancient(PLAN.path(goal, (number, count))) for number in range(count)]
+
+    return inputs
 
 
 @plainly

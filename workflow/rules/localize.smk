@@ -24,7 +24,7 @@ rule localize_cam:
 
 rule join_maps:
     input:
-        shards=shards_of,
+        shards=shards_of("maps"),
     output:
         maps=f"{DEPTH['localizer']}/maps.{{split}}-{{token}}.h5",
     log:
