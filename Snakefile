@@ -37,6 +37,7 @@ include: "workflow/rules/classify.smk"
 include: "workflow/rules/localize.smk"
 include: "workflow/rules/refine.smk"
 include: "workflow/rules/evaluate.smk"
+include: "workflow/rules/study.smk"
 include: "workflow/rules/report.smk"
 
 
@@ -48,4 +49,9 @@ rule all:
 
 rule tables:
     input:
-        expand("results/tables/scores{suffix}", suffix=TABLE_SUFFIXES),
+        [f"results/{path}" for path in PLAN.table_files()],
+
+
+rule studies:
+    input:
+        [f"results/{goal.path}" for steps in PLAN.prefixes for goal in PLAN.studies(steps, STUDIES)],

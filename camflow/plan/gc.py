@@ -40,7 +40,7 @@ def unreachable(plan: Plan) -> Iterator[Path]:
             yield folder
     tables = plan.store / "tables"
     if tables.is_dir():
-        live = {Path(plan.table_path(suffix)).name for suffix in (".csv", ".md", ".html")}
+        live = {Path(plan.path_of(path)).name for path in plan.table_files()}
         yield from (path for path in sorted(tables.iterdir()) if path.name not in live)
     for path, readable in links(plan):
         if readable.split("/")[0] in plan.config["datasets"] and not _is_current(plan, path, readable):

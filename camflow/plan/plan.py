@@ -22,7 +22,7 @@ from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
-from camflow.plan.recipe import KINDS, LEAVES, MAIN, Target, leaf, parse_target, target
+from camflow.plan.recipe import KINDS, LEAVES, MAIN, STUDIES, Target, leaf, parse_target, target
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 PROJECT = SCRIPTS.parents[1]
@@ -247,7 +247,7 @@ class Plan:
             parts["parameters"] = {setting: self._setting(setting) for setting in item.sections}
         if item.step:
             parameters = self._parameters(item.kind, goal.steps[-1])
-            parts["parameters"] = {name: parameters[name] for name in item.parameters}
+            parts["parameters"] = {name: parameters[name] for name in item.parameters if name in parameters}
         if item.stem != "catalog" and (item.step or not images):
             parts["reads"] = {
                 key: self._mark(value, goal, images)
@@ -263,9 +263,7 @@ class Plan:
 
     def split_of(self, goal: Target) -> str:
         """The split a file is made from: its own, or for one that belongs to no split what its method names."""
-        if goal.split:
-            return goal.split
-        return self.instance(goal.leaf.kind, goal.steps[-1]).get("split", "train") if goal.leaf.step else "train"
+        return goal.split or self.instance(goal.leaf.kind, goal.steps[-1]).get("split", "train")
 
     def _setting(self, dotted: str) -> Any:
         value: Any = self.config
@@ -398,7 +396,7 @@ class Plan:
     def path_of(self, readable: str) -> str:
         """Store path of a readable path below the results folder."""
         if readable.startswith("tables/"):
-            return self.table_path(Path(readable).suffix)
+            return self.table_path(Path(readable).stem, Path(readable).suffix)
         return self.path(parse_target(readable))
 
     def check_readable(self, path: str) -> None:
@@ -428,12 +426,28 @@ class Plan:
         names = list(goal.leaf.reads)
         if goal.leaf.stem == MAIN.get(goal.leaf.kind):
             names += self._entry(goal.leaf.kind, goal.steps[-1]).get("x-reads", ())
-        found = {name: self._read(name, goal) for name in names}
-        return {name.split()[-1]: item for name, item in found.items() if item is not None}
+        if "localizers" in names:
+            names.remove("localizers")
+            others = {f"maps_{steps[2]}": target(steps, "maps", goal.split) for steps in self.localized(goal.steps)}
+        else:
+            others = {}
+        found = {name: self._read(name, goal, self.split_of(goal)) for name in names}
+        named = {
+            "threshold" if name.endswith(" threshold") else name.replace(" ", "_"): item for name, item in found.items()
+        }
+        return {**{name: item for name, item in named.items() if item is not None}, **others}
 
-    def _read(self, name: str, goal: Target) -> Target | None:
+    def localized(self, steps: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The configured recipes that localise with a classifier, in the order of the config's localizers."""
+        found = [item for item in self.prefixes if len(item) == 3 and item[:2] == steps]
+        return sorted(found, key=lambda item: list(self.config["localizers"]).index(item[2]))
+
+    def _read(self, name: str, goal: Target, split: str) -> Target | None:
         """One of the files that a file is made from; ``None`` where this one does not need it."""
-        steps, split = goal.steps, self.split_of(goal)
+        steps = goal.steps
+        match name.split():
+            case ["step", other]:  # what a step of the method reads, of the split that the step is made from
+                return self._read(other, goal, self.instance(goal.leaf.kind, steps[-1]).get("split", "train"))
         match name:
             case "catalog":
                 return target(steps[:1], "catalog", split)
@@ -456,6 +470,10 @@ class Plan:
                 return self.seed_score(steps) if self.has_masks(steps[0]) else None
             case "needed threshold":
                 return self.seed_score(steps) if self._needs_threshold(steps) else None
+            case _ if name in STUDIES:
+                return target(steps, name, split, ".csv")
+            case "successive_maps":
+                return target(steps, name, split)
         entry = self._entry(goal.leaf.kind, steps[-1])
         if entry.get("properties", {}).get(name, {}).get("x-beside"):
             return self._beside(name, goal, split)
@@ -556,11 +574,31 @@ class Plan:
         for steps in self.prefixes:
             if len(steps) == 2:
                 found.append(target(steps, "training", suffix=".png"))
+                if len(self.localized(steps)) > 1:
+                    found.append(target(steps, "comparison", split))
             if len(steps) == 3 and self.has_masks(steps[0]):
                 found.append(target(steps, "curve", split))
             if len(steps) in (3, 4):
                 found.append(target(steps, "overlays", split))
+            found += self.studies(steps, self.config["report"]["studies"])
         return found
+
+    def studies(self, steps: tuple[str, ...], names: Sequence[str]) -> list[Target]:
+        """Table and figure of those studies that a recipe can have."""
+        split = self.config["report"]["split"]
+        if len(steps) != 3:
+            return []
+        fitting = [
+            item
+            for name, item in STUDIES.items()
+            if name in names and self.method("localizer", steps[2]) in item.methods
+        ]
+        return [
+            target(steps, item.stem, split, suffix)
+            for item in fitting
+            for suffix in (".csv", item.suffix)
+            if self.has_masks(steps[0]) or "masks" not in leaf(item.kind, item.stem, ".csv").facets
+        ]
 
     def artefacts(self) -> list[Target]:
         """What the configured recipes make on the way: checks, classifiers, seed maps, pseudo-masks."""
@@ -580,25 +618,58 @@ class Plan:
         scored = {goal.path for goal in self.scores()}
         return {path: item for path, item in self.config["tables"]["published"].items() if path in scored}
 
-    def table_parts(self) -> dict[str, Any]:
-        """What decides the table of scores."""
-        scores = {goal.path: self.path(goal) for goal in self.scores()}
-        return {
-            "code": keys.code_digests([self._script_file("make_tables")]),
-            "published": self._published,
-            "scores": scores,
-        }
+    def seed_groups(self) -> dict[str, list[str]]:
+        """Scores that differ by nothing but the seed of their classifier: name of the group -> readable paths.
 
-    def table_path(self, suffix: str) -> str:
-        """Store path of the table of scores."""
+        Named like the scores, with the seeds in braces in place of the classifiers' own names.
+        """
+        found: dict[tuple, dict[int, Target]] = {}
+        for goal in self.scores():
+            dataset, classifier, *rest = goal.steps
+            item = dict(self.instance("classifier", classifier))
+            seed = item.pop("seed", None)
+            if seed is not None:
+                key = (dataset, json.dumps(item, sort_keys=True), *rest, goal.split)
+                found.setdefault(key, {}).setdefault(seed, goal)
+        groups = {}
+        for by_seed in found.values():
+            if len(by_seed) > 1:
+                goals = [by_seed[seed] for seed in sorted(by_seed)]
+                names = [goal.steps[1] for goal in goals]
+                start = os.path.commonprefix(names)  # noqa: RUF071  (of names, not of paths)
+                middle = f"{start}{{{','.join(name.removeprefix(start) for name in names)}}}"
+                first = goals[0]
+                path = "/".join([first.steps[0], middle, *first.steps[2:], first.leaf.filename(first.split)])
+                groups[path] = [goal.path for goal in goals]
+        return groups
+
+    @property
+    def tables(self) -> list[str]:
+        """Names of the tables: all scores, and their spread over the classifiers' seeds where there are several."""
+        return ["scores", *(["seeds"] if self.seed_groups() else [])]
+
+    def table_parts(self, name: str) -> dict[str, Any]:
+        """What decides a table."""
+        if name not in self.tables:
+            raise RecipeError(f"there is no table '{name}' for this config; there is {', '.join(self.tables)}")
+        scores = {goal.path: self.path(goal) for goal in self.scores()}
+        parts = {"code": keys.code_digests([self._script_file("make_tables")]), "scores": scores}
+        return {**parts, **({"published": self._published} if name == "scores" else {"groups": self.seed_groups()})}
+
+    def table_path(self, name: str, suffix: str) -> str:
+        """Store path of a table."""
         if suffix not in TABLE_SUFFIXES:
             raise RecipeError(f"tables come as {', '.join(TABLE_SUFFIXES)}, not '{suffix}'")
-        return str(self.store / "tables" / f"scores-{keys.short(self.table_parts())}{suffix}")
+        return str(self.store / "tables" / f"{name}-{keys.short(self.table_parts(name))}{suffix}")
+
+    def table_files(self) -> list[str]:
+        """Readable paths of all tables below the results folder."""
+        return [f"tables/{name}{suffix}" for name in self.tables for suffix in TABLE_SUFFIXES]
 
     def readable(self) -> list[str]:
         """Readable paths of the default target: what the recipes make, its scores and figures, the table."""
         goals = [goal.path for goal in (*self.artefacts(), *self.scores(), *self.figures())]
-        return [str(self.results / path) for path in (*goals, *(f"tables/scores{suffix}" for suffix in TABLE_SUFFIXES))]
+        return [str(self.results / path) for path in (*goals, *self.table_files())]
 
     # --- jobs --------------------------------------------------------------------------------------------------------
 
@@ -624,13 +695,13 @@ class Plan:
         parameters = self.instance(KINDS[len(steps) - 1], steps[-1]) if steps else {}
         decisive = more.pop("decisive", None)
         if decisive is not None:  # a step is not told what does not decide it
-            parameters = {name: parameters[name] for name in decisive}
+            parameters = {name: parameters[name] for name in decisive if name in parameters}
         described = {
             "target": goal,
             "recipe": "/".join(steps),
             "output": output,
             "parameters": parameters,
-            "sections": {section: self.config[section] for section in ("evaluation", "report", "tables")},
+            "sections": {section: self.config[section] for section in ("evaluation", "report", "studies")},
             "runtime": self.config["runtime"],
             "files": self.files,
             "overrides": self.overrides,
@@ -694,7 +765,7 @@ class Plan:
         """The path that config, code and data on disk now give for a job described earlier."""
         goal = description["target"]
         if goal.startswith("tables/"):
-            return self.table_path(Path(goal).suffix)
+            return self.table_path(Path(goal).stem, Path(goal).suffix)
         if goal.startswith("data/"):
             return str(self.made_folder(goal.removeprefix("data/")) / "manifest.json")
         shard = description.get("shard")
@@ -710,15 +781,17 @@ class Plan:
             )
         return self._describe(f"data/{name}", (name,), str(folder / "manifest.json"), data_root=str(folder))
 
-    def table_job(self, token: str) -> str:
-        """Description of the job that makes the table of scores."""
-        path = self.table_path(".csv")
+    def table_job(self, name: str, token: str) -> str:
+        """Description of the job that makes a table."""
+        path = self.table_path(name, ".csv")
         if token not in path:
             raise RecipeError(
                 f"the table {token} was asked for, but config and code now give {path}; start Snakemake again"
             )
-        scores = [goal.path for goal in self.scores()]
-        return self._describe("tables/scores.csv", (), path, token=token, scores=scores, published=self._published)
+        parts = {"published": self._published, "groups": self.seed_groups()}
+        return self._describe(
+            f"tables/{name}.csv", (), path, token=token, scores=[g.path for g in self.scores()], **parts
+        )
 
     def explain(self, goal: Target, shard: tuple[int, int] | None = None) -> dict[str, Any]:
         """The parts of every key in a target's path, for the key register and ``camflow why``."""

@@ -89,6 +89,7 @@ _COMMON = (
         "localizer", "score", ".json",
         reads=("catalog", "maps", "other threshold"), script="score_maps", sections=SEED, facets=("masks",),
     ),
+    Leaf("classifier", "comparison", ".png", reads=("catalog", "localizers"), script="plot_comparison", **SAMPLE),
     Leaf("localizer", "curve", ".png", reads=("score",), script="plot_curve"),
     Leaf("localizer", "overlays", ".png", reads=("catalog", "maps", "seen threshold"), script="plot_overlays", **SAMPLE),
     Leaf("refiner", "masks", ".h5", reads=("catalog", "maps", "needed threshold"), facets=("images",)),
@@ -97,6 +98,48 @@ _COMMON = (
         reads=("catalog", "masks"), script="score_masks", sections=MASKS, facets=("masks",),
     ),
     Leaf("refiner", "overlays", ".png", reads=("catalog", "maps", "masks"), script="plot_overlays", **SAMPLE),
+)  # fmt: skip
+
+
+def _study(name: str, method: str, facets: tuple[str, ...], *reads: str, settings: tuple[str, ...] = ()) -> list[Leaf]:
+    """The table and the figure of a study of one method."""
+    table = Leaf(
+        "localizer", name, ".csv",
+        reads=("catalog", "classifier", *reads), script=f"study_{name}", sections=(f"studies.{name}", *settings),
+        facets=facets, methods=(method,),
+    )  # fmt: skip
+    return [table, Leaf("localizer", name, ".png", reads=(name,), script="plot_study", methods=(method,))]
+
+
+SEEN = ("images", "labels")
+SCORED = (*SEEN, "masks")
+SWEPT = ("evaluation.thresholds", "evaluation.miou")
+_SUCCESSIVE = {"sections": ("studies.successive",), "methods": ("advcam",)}
+_STUDIES = (
+    *_study("amplification", "advcam", SEEN),
+    *_study("loss_surface", "advcam", SEEN),
+    *_study("climb", "advcam", SCORED, settings=SWEPT),
+    *_study("tsne", "advcam", SEEN),
+    *_study("sensitivity", "lpcam", SCORED, "step catalog", "step mask", settings=SWEPT),
+    *(
+        Leaf(
+            "localizer", stem, suffix,
+            reads=("catalog", "classifier"), script="study_successive", facets=SEEN, **_SUCCESSIVE,
+        )
+        for stem, suffix in (("successive", ".csv"), ("successive_maps", ".h5"))
+    ),
+    Leaf(
+        "localizer", "successive", ".png",
+        reads=("catalog", "successive_maps"), script="plot_successive", facets=("images", "masks"), **_SUCCESSIVE,
+    ),
+    Leaf(
+        "localizer", "prototypes", ".csv", split=False,
+        reads=("lpcam_prototypes",), script="study_prototypes", methods=("lpcam",),
+    ),
+    Leaf(
+        "localizer", "prototypes", ".png", split=False,
+        reads=("catalog", "lpcam_prototypes"), script="plot_prototypes", facets=("images",), methods=("lpcam",),
+    ),
 )  # fmt: skip
 
 
@@ -112,7 +155,9 @@ def _steps() -> Iterator[Leaf]:
                 )  # fmt: skip
 
 
-LEAVES = (*_COMMON, *_steps())
+LEAVES = (*_COMMON, *_STUDIES, *_steps())
+# Study -> its figure.
+STUDIES = {item.stem: item for item in _STUDIES if item.suffix == ".png"}
 
 
 def leaf(kind: str, stem: str, suffix: str | None = None) -> Leaf:

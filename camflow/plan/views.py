@@ -60,7 +60,8 @@ def labels(readable: str) -> dict[str, str]:
     *steps, filename = readable.split("/")
     stem, *rest = filename.split(".")
     split = rest[0] if len(rest) > 1 else "-"
-    return {"dataset": steps[0], "recipe": "/".join(steps[1:]) or "-", "figure": stem, "split": split}
+    kind = "table" if filename.endswith(".csv") else "figure"
+    return {"dataset": steps[0], "recipe": "/".join(steps[1:]) or "-", "what": stem, "split": split, "as": kind}
 
 
 def export_library(root: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from camflow.data.catalog import Catalog
-from camflow.localize.maps import SeedMaps, full_size_maps
+from camflow.data.sample import sample
+from camflow.localize.maps import SeedMaps, full_size_maps, read_seed
 from camflow.plots import style
 from camflow.refine.driver import class_ids
 from camflow.refine.threshold import winners
@@ -29,7 +30,7 @@ def overlay_figure(
     title: str,
 ):
     """The comparison grid. ``threshold`` turns the seed into a label map when there are no masks."""
-    ids = style.sample(catalog.ids, count)
+    ids = sample(catalog.ids, count)
     rows = [_row(catalog, seeds, masks, threshold, image_id) for image_id in ids]
     columns = ["photo", *(["truth"] if catalog.has_masks else []), "seed map"]
     columns += ["mask"] if masks is not None else [f"seed > {threshold:.2f}"] if threshold is not None else []
@@ -56,10 +57,25 @@ def _row(
 
 def photo_figure(catalog: Catalog, *, count: int, title: str):
     """Photos and their true masks."""
-    ids = style.sample(catalog.ids, count)
+    ids = sample(catalog.ids, count)
     rows: list[Sequence[np.ndarray]] = []
     for image_id in ids:
         photo = catalog.image(image_id)
         truth = catalog.mask(image_id) if catalog.has_masks else None
         rows.append([photo, style.overlay(photo, truth)] if truth is not None else [photo, photo])
     return style.grid(rows, ["photo", "truth"], ids, title)
+
+
+def comparison_figure(catalog: Catalog, seeds: dict[str, Store], *, count: int, title: str):
+    """Photo, truth and the seed map of each localizer. ``seeds`` maps a column's name to its maps."""
+    ids = sample(catalog.ids, count)
+    rows = []
+    for image_id in ids:
+        photo = catalog.image(image_id)
+        truth = catalog.mask(image_id) if catalog.has_masks else None
+        row = [photo, *([] if not catalog.has_masks else [photo if truth is None else style.overlay(photo, truth)])]
+        for store in seeds.values():
+            maps = full_size_maps(read_seed(store, image_id))
+            row.append(style.heat(photo, maps.max(axis=0) if len(maps) else np.zeros(photo.shape[:2])))
+        rows.append(row)
+    return style.grid(rows, ["photo", *(["truth"] if catalog.has_masks else []), *seeds], ids, title)

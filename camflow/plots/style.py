@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,11 +34,6 @@ def heat(photo: np.ndarray, score: np.ndarray, strength: float = 0.65) -> np.nda
     weight = (strength * np.clip(score, 0, 1) ** 0.5)[..., None]
     grey = photo.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
     return ((1 - weight) * grey + weight * coloured).astype(np.uint8)
-
-
-def sample(ids: Sequence[str], count: int) -> list[str]:
-    """A fixed sample: the ids whose hashes come first, so that it hardly changes when images are added."""
-    return sorted(sorted(ids, key=lambda item: hashlib.sha256(item.encode()).digest())[:count])
 
 
 def save(figure, path: str | Path) -> None:

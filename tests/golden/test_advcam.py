@@ -97,7 +97,11 @@ def test_the_driver_over_four_scales(model, steps):
     arrays = golden("advcam_ms")
     photo, keys = arrays[f"T{steps}_image"], arrays[f"T{steps}_keys"]
     params = AdvCamParams(
-        scales=DRIVER, steps=steps, lambda_=float(arrays["lam"]), tau=float(arrays["tau"]), step_size=float(arrays["xi"])
+        scales=DRIVER,
+        steps=steps,
+        lambda_=float(arrays["lam"]),
+        tau=float(arrays["tau"]),
+        step_size=float(arrays["xi"]),
     )
     assert [params.terms(scale) for scale in DRIVER] == list(arrays[f"T{steps}_steps_scale_0.5_1_1.5_2"])
     assert params.factor == int(arrays[f"T{steps}_factor"])

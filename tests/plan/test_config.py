@@ -17,12 +17,15 @@ from camflow.data.readers.parts import PartsReader
 from camflow.data.readers.voc import VocReader
 from camflow.errors import ConfigError
 from camflow.evaluate.scores import MIOU_RULES, ScoreParams
+from camflow.localize import advcam, kmeans, lpcam, prototypes
+from camflow.localize.advcam import AdvCamParams
 from camflow.localize.cam import CamParams
 from camflow.localize.extract import PRECISIONS
 from camflow.models.classifier import DETACHES, POOLINGS
 from camflow.params import from_config
 from camflow.plan import config as configs
 from camflow.plan.config import SECTIONS, load_config, methods, schema
+from camflow.plan.recipe import STUDIES
 from camflow.refine.crf import PUBLISHED, UNARIES, CrfParams, crf_params, params_from_config
 from camflow.train import settings
 from camflow.train.augment import AUGMENTATIONS
@@ -219,6 +222,44 @@ def test_cam_has_the_parameters_of_its_schema():
     assert set(rules["precision"]["enum"]) == set(PRECISIONS)
 
 
+def test_advcam_has_the_parameters_of_its_schema():
+    rules = properties("localizers", "advcam")
+    named = {key.removesuffix("_"): value for key, value in fields(AdvCamParams).items()}
+    assert defaults(rules) == named
+    for name, values in advcam.CHOICES.items():
+        assert set(rules[name]["enum"]) == set(values), name
+    assert from_config(AdvCamParams, {"lambda": 3, "scales": [1]}) == AdvCamParams(lambda_=3, scales=(1.0,))
+
+
+def test_lpcam_has_the_parameters_of_its_schema():
+    rules = properties("localizers", "lpcam")
+    clustering, maps = fields(prototypes.PrototypeParams), fields(lpcam.LpcamParams)
+    assert set(rules) == {*clustering, *maps, "preset", "mask", "split"}
+    assert set(rules["preset"]["enum"]) == set(prototypes.PRESETS)
+    assert set(rules["init"]["enum"]) == set(kmeans.INITS)
+    assert set(rules["tolerance_rule"]["enum"]) == set(kmeans.TOLERANCE_RULES)
+    assert set(rules["fallback"]["enum"]) == set(prototypes.FALLBACKS)
+    # A default here would replace the preset's own value.
+    own = {key: maps[key] for key in ("scales", "flip", "long_side", "precision")}
+    assert defaults(rules) == {**own, "preset": "voc", "mask": "cam", "split": "train"}
+    step = methods("localizers")["lpcam"]["x-steps"]["lpcam_prototypes"]
+    assert set(step["parameters"]) == {*clustering, "preset", "mask", "split"}
+    for name, preset in prototypes.PRESETS.items():
+        assert prototypes.prototype_params_from_config({"method": "lpcam", "preset": name}) == preset.prototypes
+        found = lpcam.params_from_config({"method": "lpcam", "preset": name})
+        assert fields_of(found, prototypes.SelectionParams) == dataclasses.asdict(preset.selection)
+
+
+def fields_of(item, kind) -> dict:
+    return {field.name: getattr(item, field.name) for field in dataclasses.fields(kind)}
+
+
+def test_studies_have_the_parameters_of_their_schema():
+    rules = schema()["properties"]["studies"]["properties"]
+    assert set(rules) | {"prototypes"} == set(STUDIES)
+    assert set(schema()["properties"]["report"]["properties"]["studies"]["items"]["enum"]) == set(STUDIES)
+
+
 def test_crf_has_the_parameters_of_its_schema():
     rules = properties("refiners", "crf")
     assert set(rules) == {*fields(CrfParams), "threshold", "preset"}
@@ -288,7 +329,7 @@ def keys(rules: dict, where: str):
 EVERY_KEY = [item for name in ("config", *SECTIONS) for rules in [schema(name)] for item in keys(rules, name)]
 # Replace one value of a preset, add an augmentation, or name an archive in place of the official one.
 OVERRIDES = re.compile(
-    r"refiners\.crf\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"
+    r"refiners\.crf\.\w+|localizers\.lpcam\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"
     r"|config\.(datasets|classifiers|recipes)|datasets\.parts\.root"
 )
 

@@ -150,7 +150,7 @@ def test_a_path_that_is_no_result_is_refused(path, message):
 
 def test_a_published_value_names_a_score_that_is_made(plan):
     published = {"a/plain/cam/score.val.json": {"value": 50, "source": "x"}}
-    assert plan("a/plain/cam", tables={"published": published}).table_path(".csv")
+    assert plan("a/plain/cam", tables={"published": published}).table_path("scores", ".csv")
     for path, message in {
         "a/plain/cam/crv/score.val.json": "did you mean 'crf'",
         "a/plain/cam/maps.val.h5": "is no score",

@@ -6,16 +6,17 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from camflow.data.sample import sample
 from camflow.plots import curves, overlays, style
 from camflow.refine.threshold import ThresholdParams, threshold_labels
 
 
 def test_the_sample_hardly_changes_when_images_are_added():
     ids = [f"img{number}" for number in range(200)]
-    few = style.sample(ids, 8)
+    few = sample(ids, 8)
     assert len(few) == 8
-    assert few == style.sample(ids[::-1], 8)
-    assert len(set(few) & set(style.sample([*ids, "new"], 8))) >= 7
+    assert few == sample(ids[::-1], 8)
+    assert len(set(few) & set(sample([*ids, "new"], 8))) >= 7
 
 
 def test_background_of_an_overlay_is_the_photo():

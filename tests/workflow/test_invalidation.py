@@ -120,6 +120,7 @@ TOP = {
     "runtime.device": ("cuda", set()),
     "runtime.shards": (3, set()),
     "runtime.batch_size": (1, set()),
+    "runtime.pairs": (3, set()),
     "runtime.workers": (3, set()),
     "runtime.jobs": (1, set()),
 }
@@ -135,6 +136,7 @@ CHOICES = {
     "segmenters",
     "evaluation.splits",
     "report.split",
+    "report.studies",
 }
 # Values for keys whose type does not say what else would be valid.
 VALUES = {
@@ -240,7 +242,8 @@ def test_every_setting_is_in_the_table():
                 yield place
 
     schema = yaml.safe_load((PROJECT / "workflow/schemas/config.schema.yaml").read_text())
-    assert set(keys(schema)) == set(TOP) | CHOICES
+    # What the studies' settings decide: tests/plan/test_steps.py.
+    assert {key for key in keys(schema) if not key.startswith("studies.")} == set(TOP) | CHOICES
 
 
 def test_order_and_spelling_of_values_change_nothing(plan_with):
@@ -283,6 +286,7 @@ MODULES = {
     "camflow/data/check.py": ("catalog",),
     "camflow/data/catalog.py": READS_PHOTOS[1:],
     "camflow/data/images.py": READS_PHOTOS,
+    "camflow/data/sample.py": ("pictures", *OVERLAYS),
     "camflow/data/readers/voc.py": ("catalog",),
     "camflow/data/readers/parts.py": ("catalog",),
     "camflow/data/readers/coco.py": (),
@@ -297,6 +301,8 @@ MODULES = {
     "camflow/train/launch.py": TRAINING,
     "camflow/train/checkpoint.py": TRAINING,
     "camflow/localize/cam.py": (MAPS,),
+    "camflow/localize/advcam.py": (),
+    "camflow/localize/lpcam.py": (),
     "camflow/localize/extract.py": (MAPS,),
     "camflow/localize/maps.py": (MAPS, SEED, NONE, CRF, *MASK_SCORES, *OVERLAYS, "pictures"),
     "camflow/refine/crf.py": (CRF,),
@@ -310,7 +316,10 @@ MODULES = {
     "camflow/plots/style.py": tuple(FIGURES),
     "camflow/plots/overlays.py": ("pictures", *OVERLAYS),
     "camflow/plots/curves.py": ("training figure", "curve"),
+    "camflow/plots/studies.py": (),
+    "camflow/studies/climb.py": (),
     "camflow/tables/scores.py": ("tables",),
+    "camflow/tables/seeds.py": ("tables",),
     "camflow/plan/plan.py": (),
     "camflow/plan/keys.py": (),
     "camflow/plan/config.py": (),

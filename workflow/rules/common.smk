@@ -7,7 +7,8 @@ from snakemake.exceptions import WorkflowError
 from camflow.errors import CamflowError
 from camflow.plan import views
 from camflow.plan.config import instances, section_of
-from camflow.plan.plan import KINDS, TABLE_SUFFIXES, Plan
+from camflow.plan.plan import KINDS, Plan
+from camflow.plan.recipe import STUDIES
 
 # Jobs find the library beside the Snakefile, installed or not.
 views.export_library(ROOT)
@@ -66,8 +67,8 @@ def named(kind, method):
 
 
 def goal_of(stem, suffix, wildcards):
-    """The target and shard that wildcards name; refuses keys that config, code and data no longer give."""
-    return PLAN.asked({key: str(value) for key, value in wildcards.items()}, stem, suffix)
+    """The target and shard that wildcards name (a study names its stem itself); refuses keys that config, code and data no longer give."""
+    return PLAN.asked({key: str(value) for key, value in wildcards.items()}, stem or wildcards.study, suffix)
 
 
 def reads(stem, suffix=None):

@@ -56,14 +56,16 @@ rule make_tables:
     input:
         scores=scores,
     output:
-        csv=f"{STORE}/tables/scores-{{token}}.csv",
-        markdown=f"{STORE}/tables/scores-{{token}}.md",
-        html=f"{STORE}/tables/scores-{{token}}.html",
+        csv=f"{STORE}/tables/{{table}}-{{token}}.csv",
+        markdown=f"{STORE}/tables/{{table}}-{{token}}.md",
+        html=f"{STORE}/tables/{{table}}-{{token}}.html",
     log:
-        f"{LOGS}/tables/scores-{{token}}.log",
+        f"{LOGS}/tables/{{table}}-{{token}}.log",
+    wildcard_constraints:
+        table="[a-z_]+",
     conda:
         "../../envs/camflow.yaml"
     params:
-        job=lambda wildcards: PLAN.table_job(wildcards.token),
+        job=lambda wildcards: PLAN.table_job(wildcards.table, wildcards.token),
     script:
         "../scripts/make_tables.py"

@@ -22,6 +22,82 @@ rule localize_cam:
         "../scripts/localize_cam.py"
 
 
+rule localize_advcam:
+    input:
+        unpack(reads("maps")),
+    output:
+        maps=f"{DEPTH['localizer']}/maps.{{split}}.shards/{{shard}}of{{shards}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.tsv"
+    wildcard_constraints:
+        localizer=named("localizer", "advcam"),
+    conda:
+        "../../envs/camflow.yaml"
+    resources:
+        gpu=PLAN.gpus,
+    params:
+        job=job("maps"),
+    script:
+        "../scripts/localize_advcam.py"
+
+
+rule cluster_lpcam:
+    input:
+        unpack(reads("lpcam_prototypes")),
+    output:
+        prototypes=f"{DEPTH['classifier']}/lpcam_prototypes.shards/{{shard}}of{{shards}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/lpcam_prototypes-{{shard}}of{{shards}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/lpcam_prototypes-{{shard}}of{{shards}}-{{token}}.tsv"
+    conda:
+        "../../envs/camflow.yaml"
+    resources:
+        gpu=PLAN.gpus,
+    params:
+        job=job("lpcam_prototypes"),
+    script:
+        "../scripts/cluster_lpcam.py"
+
+
+rule join_prototypes:
+    input:
+        shards=shards_of("lpcam_prototypes"),
+    output:
+        prototypes=f"{DEPTH['classifier']}/lpcam_prototypes-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/lpcam_prototypes-{{token}}.log",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("lpcam_prototypes"),
+    script:
+        "../scripts/join_prototypes.py"
+
+
+rule localize_lpcam:
+    input:
+        unpack(reads("maps")),
+    output:
+        maps=f"{DEPTH['localizer']}/maps.{{split}}.shards/{{shard}}of{{shards}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.tsv"
+    wildcard_constraints:
+        localizer=named("localizer", "lpcam"),
+    conda:
+        "../../envs/camflow.yaml"
+    resources:
+        gpu=PLAN.gpus,
+    params:
+        job=job("maps"),
+    script:
+        "../scripts/localize_lpcam.py"
+
+
 rule join_maps:
     input:
         shards=shards_of("maps"),

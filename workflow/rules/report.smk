@@ -76,6 +76,21 @@ rule plot_masks:
         "../scripts/plot_overlays.py"
 
 
+rule plot_comparison:
+    input:
+        unpack(reads("comparison")),
+    output:
+        figure=f"{DEPTH['classifier']}/comparison.{{split}}-{{token}}.png",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/comparison.{{split}}-{{token}}.log",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("comparison"),
+    script:
+        "../scripts/plot_comparison.py"
+
+
 localrules:
     view,
     view_figure,
@@ -90,7 +105,7 @@ rule view:
     log:
         f"{LOGS}/views/{{readable}}.log",
     wildcard_constraints:
-        readable=rf"{NOT_RECIPES}.+\.(?!png$)[a-z0-9]+",
+        readable=rf"{NOT_RECIPES}.+\.(?!(?:png|csv)$)[a-z0-9]+",
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -113,7 +128,7 @@ rule view_figure:
     log:
         f"{LOGS}/views/{{readable}}.log",
     wildcard_constraints:
-        readable=rf"{NOT_RECIPES}.+\.png",
+        readable=rf"{NOT_RECIPES}.+\.(?:png|csv)",
     conda:
         "../../envs/camflow.yaml"
     params:

@@ -1,0 +1,134 @@
+"""How LPCAM's parameters matter (Chen & Sun, CVPR 2023, sensitivity of K, tau, mu_f and mu_b).
+
+A setting is one vector a class, so all settings are scored in one pass over the images: the features of a photo are
+computed once and compared with every setting's vectors. Only another tau gathers features anew and only another K or tau
+clusters anew; mu_f and mu_b choose among the centres that are there.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+
+from camflow.data.catalog import Catalog
+from camflow.evaluate.confusion import miou, object_precision, object_recall
+from camflow.evaluate.sweep import SeedSweep
+from camflow.localize.lpcam import LpcamParams, add_features, class_vectors, similarity_maps
+from camflow.localize.maps import SeedMaps, full_size_maps
+from camflow.localize.prototypes import PrototypeParams, cluster_points, collect, images_of_class
+from camflow.store import Store
+from camflow.studies.images import Shown, sampled, show_images
+
+SWEPT = ("clusters", "tau", "mu_f", "mu_b")
+
+
+def settings_of(
+    prototypes: PrototypeParams, selection: LpcamParams, values: Mapping[str, Sequence[float]]
+) -> list[tuple[str, float, PrototypeParams, LpcamParams]]:
+    """(panel, value, parameters): for every swept parameter its values and the method's own, ascending."""
+    own = {
+        "clusters": prototypes.clusters, "tau": prototypes.tau, "mu_f": selection.mu_f, "mu_b": selection.context[1],
+    }  # fmt: skip
+    found = []
+    for name in SWEPT:
+        for value in sorted({own[name], *values.get(name, ())}):
+            if name == "mu_b":
+                low = selection.context[0]  # stays where it is, unless it would not be the lower one
+                chosen = dataclasses.replace(selection, context=(low if low < value else value / 2, value))
+            else:
+                chosen = dataclasses.replace(selection, mu_f=value) if name == "mu_f" else selection
+            changed = {name: int(value) if name == "clusters" else value} if name in ("clusters", "tau") else {}
+            found.append((name, value, dataclasses.replace(prototypes, **changed), chosen))
+    return found
+
+
+def sensitivity_study(
+    model: nn.Module,
+    catalog: Catalog,
+    training: Catalog,
+    masks: Store,
+    prototypes: PrototypeParams,
+    selection: LpcamParams,
+    *,
+    images: int | None,
+    values: Mapping[str, Sequence[float]],
+    thresholds: Sequence[float],
+    rule: str = "present",
+    device: str | torch.device = "cpu",
+    workers: int = 1,
+    progress: Callable[[int], Any] | None = None,
+) -> pd.DataFrame:
+    """Best mIoU over the thresholds, with precision and recall there, for every value of every swept parameter.
+
+    Args:
+        model: the classifier.
+        catalog: images that are scored, those with a mask.
+        training, masks: images that are clustered, and their seed maps.
+        prototypes, selection: the method's own setting.
+        images: number of images that are scored, None for all.
+        values: other values of ``clusters`` (K), ``tau``, ``mu_f`` and ``mu_b`` (the upper bound of the context).
+        thresholds, rule: as in ``climb_study``.
+        device, workers, progress: as in ``show_images``.
+
+    Returns:
+        columns ``panel, value, threshold, miou, precision, recall, images``.
+    """
+    chosen = settings_of(prototypes, selection, values)
+    clustered = _cluster_all(
+        model, training, masks, [setting for _, _, setting, _ in chosen], device, workers, progress
+    )
+    vectors = [class_vectors(clustered[setting], select).to(device) for _, _, setting, select in chosen]
+    sweeps = [SeedSweep(len(catalog.class_names) + 1, thresholds) for _ in chosen]
+
+    def work(shown: Shown) -> list[list[np.ndarray]]:
+        """For each setting one (K, h, w) array a scale."""
+        found: list[list[np.ndarray]] = [[] for _ in chosen]
+        with torch.inference_mode():
+            for views in shown.views:
+                flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+                features = add_features(model.features(flat).unflatten(0, views.shape[:2]))
+                with torch.autocast(views.device.type, enabled=False):  # as in lpcam
+                    for maps, own in zip(found, vectors, strict=True):
+                        maps.append(similarity_maps(features, own, [shown.classes])[0].cpu().numpy())
+        return found
+
+    ids, used = sampled(catalog, images, masks=True), 0
+    for shown, found in show_images(
+        model, catalog, ids, selection, work, device=device, workers=workers, progress=progress
+    ):
+        truth, used = catalog.mask(shown.image_id), used + 1
+        for sweep, maps in zip(sweeps, found, strict=True):
+            seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, int(model.stride))
+            sweep.update(full_size_maps(seed), shown.classes, truth, shown.image_id)
+    rows = []
+    for (panel, value, _, _), sweep in zip(chosen, sweeps, strict=True):
+        confusions = sweep.result()
+        curve = miou(confusions, rule)
+        best = int(np.nanargmax(curve))
+        rows.append(
+            {
+                "panel": panel, "value": value, "threshold": thresholds[best], "miou": float(curve[best]),
+                "precision": float(object_precision(confusions[best])), "recall": float(object_recall(confusions[best])),
+                "images": used,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def _cluster_all(model, training, masks, settings, device, workers, progress) -> dict[PrototypeParams, list]:
+    """Clusters of every class under every distinct setting; features are gathered once for each tau."""
+    found: dict[PrototypeParams, list] = {setting: [] for setting in settings}
+    for index, name in enumerate(training.class_names):
+        for tau in sorted({setting.tau for setting in found}):
+            same = [setting for setting in found if setting.tau == tau]
+            sides = collect(model, training, masks, index, same[0], device=device, workers=workers, progress=progress)
+            count = sum(images_of_class(training, index, same[0]).values())
+            for setting in same:
+                found[setting].append(cluster_points(model, name, index, sides, setting, images=count))
+    return found

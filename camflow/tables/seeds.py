@@ -1,0 +1,41 @@
+"""The table of scores over the seeds of their classifiers: mean and spread."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+SHOWN = {"miou": "mIoU", "object_recall": "recall", "object_precision": "precision", "map": "mAP"}
+
+
+def seeds_table(scores: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
+    """One row a group of recipes that differ by the classifier's seed alone.
+
+    Args:
+        scores: readable path -> score.
+        groups: name of a group -> its readable paths.
+
+    Returns:
+        columns ``recipe, split, kind, seeds`` and for each measure its mean and sample standard deviation over the
+        seeds (``mIoU %``, ``mIoU +-``), in per cent; and the single mIoU of every seed, in their order.
+    """
+    rows = []
+    for name, paths in groups.items():
+        found = [scores[path] for path in paths]
+        *recipe, filename = name.split("/")
+        row: dict[str, Any] = {
+            "recipe": "/".join(recipe), "split": filename.split(".")[-2], "kind": found[0]["kind"], "seeds": len(found),
+        }  # fmt: skip
+        for key, label in SHOWN.items():
+            values = np.array([score.get(key, np.nan) for score in found], np.float64) * 100
+            if not np.isnan(values).all():
+                row[f"{label} %"] = round(float(values.mean()), 1)
+                row[f"{label} +-"] = round(float(values.std(ddof=1)), 1)
+        main = next(key for key in ("miou", "map") if key in found[0])
+        row["each"] = ", ".join(f"{100 * score[main]:.1f}" for score in found)
+        rows.append(row)
+    frame = pd.DataFrame(rows).sort_values(["split", "kind", "recipe"], ignore_index=True)
+    return frame[[*(column for column in frame.columns if column != "each"), "each"]]
