@@ -12,10 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
 
 import camflow
-from camflow.bench.ratios import RATIOS, agree, alternate, train_threads
+from camflow.bench import localizers
+from camflow.bench.compare import agree, alternate
+from camflow.bench.ratios import RATIOS, train_threads
 from camflow.bench.run import RATIO_NAMES, run
 from camflow.bench.stages import NEEDS, STAGES
 from camflow.bench.worker import execute
@@ -32,6 +35,18 @@ def temporary_folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def small_networks(monkeypatch):
+    """The rows that are about ResNet-50 do the same with a network that costs nothing."""
+    climbs = dict.fromkeys(localizers.CLIMBS, ("tiny", 48, 3))
+    monkeypatch.setattr(localizers, "CLIMBS", climbs)
+    monkeypatch.setattr(localizers, "LPCAM_NETWORK", "tiny")
+
+
+ROWS = {"store": ("store-bytes", "store-read"), "advcam-loop": ("advcam-loop", "advcam-loop-tiny")}
+GPU_ROWS = ("advcam-bf16",)
+
+
 def _positive(value: float) -> bool:
     return math.isfinite(value) and value > 0
 
@@ -46,13 +61,16 @@ def test_measures_every_stage_and_ratio(temporary_folder):
         assert all(_positive(stage[key]) for key in ("seconds", "rate", "start_mb"))
         assert stage["peak_mb"] >= stage["start_mb"]
     names = [row["name"] for row in report["ratios"]]
-    assert names == [n for name in RATIOS for n in (("store-bytes", "store-read") if name == "store" else (name,))]
+    left_out = () if torch.cuda.is_available() else GPU_ROWS
+    assert names == [n for name in RATIOS if name not in left_out for n in ROWS.get(name, (name,))]
+    assert [row["name"] for row in report["skipped"]] == list(left_out)
     for row in report["ratios"]:
         assert all(_positive(value) for value in (row["a_value"], row["b_value"], row["ratio"], *row["ratio_range"]))
-        assert row["same"] == "to the bit" or row["same"].startswith("within ")
+        assert row["same"].startswith(("to the bit", "within ")) or row["name"] == "lpcam-cost"
         assert row["ratio"] == pytest.approx(row["a_value"] / row["b_value"])
     assert all(report["machine"].values()) or report["machine"]["load"] == 0
     text = printed.getvalue()
+    assert all(f"{name}: not measured, no CUDA device" in text for name in left_out)
     assert all(word in text for word in [*STAGES, *names, "images/s", "ms/image", "kB/image", "peak MB", "torch"])
     assert list(temporary_folder.iterdir()) == []
 
@@ -62,6 +80,31 @@ def test_exact_sides_agree_to_the_bit(temporary_folder):
     report = run(**TINY, only=only, console=Console(file=io.StringIO()), launch=execute)
     assert {row["name"]: row["same"] for row in report["ratios"]} == dict.fromkeys(only, "to the bit")
     assert report["stages"] == []
+
+
+def test_the_loop_of_advcam_does_what_advcam_does():
+    """The rows compare the sides in a short climb; a longer one, and what the agreement is worth."""
+    found, classes = localizers._climbed(48)
+    assert sorted(map(len, classes)) == [1, 1, 2, 2]
+    model = localizers._network("tiny").double()
+    views, params = localizers._views(model, found), localizers.AdvCamParams(steps=6)
+    localizers._fire_somewhere(model, views)
+    slow = localizers.climb_plainly(model, views, classes, params)
+    quick = [m for maps in localizers.climb_each(model, views, classes, params) for m in maps]
+    assert len(slow) == len(quick) == 6 and all(m.max() > 0 for m in slow)
+    assert float(agree("x", *localizers._shares(slow, quick), 1e-9).removeprefix("within ")) < 1e-9
+    other = localizers.climb_plainly(model, views, classes, localizers.AdvCamParams(steps=6, lambda_=0.0))
+    with pytest.raises(CamflowError, match="differ"):
+        agree("x", *localizers._shares(other, quick), 1e-9)
+    assert all(parameter.grad is None and parameter.requires_grad for parameter in model.parameters())
+
+
+def test_reduced_precision_is_measured_where_there_is_a_gpu(tmp_path):
+    """Its two sides, on the CPU."""
+    (row,) = localizers.advcam_bf16((48, 64), 0.0, tmp_path, device="cpu")
+    assert row["same"].startswith("within ") and (row["a"], row["b"]) == ("float32", "bfloat16")
+    if not torch.cuda.is_available():
+        assert localizers.advcam_bf16((48, 64), 0.0, tmp_path)[0]["skipped"] == "no CUDA device"
 
 
 def test_runs_each_stage_in_its_own_process_and_writes_json(temporary_folder, tmp_path):

@@ -9,11 +9,12 @@ from itertools import count, islice
 import numpy as np
 from PIL import Image
 
-from camflow.data.parts import PartsParams, draw_scene
+from camflow.data.parts import NAMES, PartsParams, draw_scene
 from camflow.localize.maps import SeedMaps
 
 SCALES = (1.0, 0.5, 1.5, 2.0)  # of the seed maps: IRN's
 STRIDE = 16
+CLASSES = NAMES[:6]
 PRESENT = 2  # classes in every photo, so that the work does not depend on the draw
 
 

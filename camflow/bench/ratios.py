@@ -1,29 +1,17 @@
-"""Two ways to the same result, timed in turns: A the straightforward way, B the way taken (or offered) here.
-
-Every comparison runs both sides once and raises when they disagree, before anything is timed.
-"""
+"""The comparisons of ``camflow bench``; those of the localizers are in ``camflow.bench.localizers``."""
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import torch
 
-from camflow.bench.machine import usable_cores
-from camflow.bench.made import Example, MemoryPhotos, examples
-from camflow.data.parts import NAMES
-from camflow.errors import CamflowError
+from camflow.bench.compare import TOLERANCE, Comparison, Row, agree, compare, row
+from camflow.bench.localizers import LOCALIZERS
+from camflow.bench.made import CLASSES, Example, MemoryPhotos, examples
 from camflow.evaluate.confusion import confusion_matrix
 from camflow.evaluate.sweep import SeedSweep, threshold_grid
-from camflow.localize.cam import CamParams, add_views, extract_cams
-from camflow.localize.extract import normalisation_table, numerics, run_views, to_views
 from camflow.localize.maps import full_size_maps, read_seed
-from camflow.models.classifier import Classifier, build_classifier
 from camflow.refine.crf import CrfParams, dense_crf, dense_crf_many, unary_from_labels
 from camflow.refine.driver import class_ids
 from camflow.refine.threshold import winners
@@ -31,66 +19,8 @@ from camflow.store import Store, StoreWriter
 from camflow.train.classify import ClassifyTask, PlainParams
 from camflow.train.loop import fit
 
-LEAST, MOST = 3, 7  # repeats of each side
 VOC_LABELS = 21
-CLASSES = NAMES[:6]
 IMPOSSIBLE = 1e4  # energy of an absent label: its marginal is exactly 0
-TOLERANCE = 1e-3  # where the order of summation differs, or values pass through float16
-
-Row = dict[str, Any]
-Side = Callable[[], Any]
-
-
-def compare(name: str, a: tuple[str, Side], b: tuple[str, Side], *, images: int, same: str, budget: float) -> Row:
-    """Time two sides in turns and return their medians in ms per image.
-
-    Args:
-        name: of the row.
-        a, b: what each side is called, and the side.
-        images: how many images a call works on.
-        same: how the results agree, as found by ``agree``.
-        budget: seconds after which no further repeat starts, once there are three.
-    """
-    seconds_a, seconds_b = alternate(a[1], b[1], budget)
-    pairs = [x / y for x, y in zip(seconds_a, seconds_b, strict=True)]
-    medians = [statistics.median(seconds) * 1000 / images for seconds in (seconds_a, seconds_b)]
-    return row(name, a[0], b[0], medians, "ms/image", same, (min(pairs), max(pairs)), len(pairs))
-
-
-def row(
-    name: str, a: str, b: str, values: list[float], unit: str, same: str, spread: tuple[float, float], repeats: int
-) -> Row:
-    """One line of the table; ``ratio`` says how many times more A takes than B, ``spread`` its range over repeats."""
-    return {
-        "name": name, "a": a, "b": b, "a_value": values[0], "b_value": values[1], "unit": unit,
-        "ratio": values[0] / values[1], "ratio_range": list(spread), "repeats": repeats, "same": same,
-    }  # fmt: skip
-
-
-def alternate(a: Side, b: Side, budget: float) -> tuple[list[float], list[float]]:
-    """Seconds of each repeat of a and b, run as a b b a a b .., so that neither always finds the warm cache."""
-    times: tuple[list[float], list[float]] = ([], [])
-    start = time.perf_counter()
-    while len(times[0]) < LEAST or (len(times[0]) < MOST and time.perf_counter() - start < budget):
-        order = [(a, times[0]), (b, times[1])]
-        for side, found in order if len(times[0]) % 2 == 0 else order[::-1]:
-            clock = time.perf_counter()
-            side()
-            found.append(time.perf_counter() - clock)
-    return times
-
-
-def agree(name: str, a: list[np.ndarray], b: list[np.ndarray], tolerance: float = 0) -> str:
-    """Say how two lists of arrays agree. Raises ``CamflowError`` when some value differs by more than ``tolerance``."""
-    shapes = [[np.shape(array) for array in side] for side in (a, b)]
-    if shapes[0] != shapes[1]:
-        raise CamflowError(f"{name}: the two sides give arrays of different shapes, {shapes[0]} and {shapes[1]}")
-    if all(np.array_equal(x, y) for x, y in zip(a, b, strict=True)):
-        return "to the bit"
-    gap = max(float(np.max(np.abs(np.subtract(x, y, dtype=np.float64)))) for x, y in zip(a, b, strict=True))
-    if not gap <= tolerance:
-        raise CamflowError(f"{name}: the two sides differ by {gap:.2g}; at most {tolerance:g} is rounding")
-    return f"within {gap:.0e}"
 
 
 # --- threshold sweep -------------------------------------------------------------------------------------------------
@@ -165,55 +95,6 @@ def crf_lattice(size: tuple[int, int], budget: float, folder: Path) -> list[Row]
     return [compare(name, *sides, images=1, same=same, budget=budget)]
 
 
-# --- CAM -------------------------------------------------------------------------------------------------------------
-
-
-def _model() -> Classifier:
-    model = build_classifier("tiny", len(CLASSES), seed=0).eval()
-    with torch.no_grad():
-        model.head.weight.abs_()
-    return model.to(memory_format=torch.channels_last)
-
-
-def cam_threads(size: tuple[int, int], budget: float, folder: Path) -> list[Row]:
-    """(d) Images one after the other, or one per thread on all cores; each on one intra-op thread."""
-    name, threads = "cam-threads", max(2, min(8, usable_cores()))
-    model, photos = _model(), MemoryPhotos(examples(size, 2 * threads), CLASSES)
-
-    def run(workers: int) -> Path:
-        path = folder / f"threads_{workers}.h5"
-        with StoreWriter(path, stage="maps", class_names=photos.class_names) as writer:
-            extract_cams(model, photos, CamParams(scales=(1.0,)), writer, workers=workers)
-        return path
-
-    maps = [[store.read(image_id) for image_id in store.ids] for store in map(Store, (run(1), run(threads)))]
-    same = agree(name, *maps)
-    sides = ("1 image at a time", lambda: run(1)), (f"{threads} images in {threads} threads", lambda: run(threads))
-    return [compare(name, *sides, images=len(photos.ids), same=same, budget=budget)]
-
-
-def cam_pair(size: tuple[int, int], budget: float, folder: Path) -> list[Row]:
-    """(d) Photo and mirror image: two forward passes, or one of both."""
-    name, model, example = "cam-pair", _model(), examples(size, 1)[0]
-    pixels = torch.from_numpy(example.photo)[None]
-    views = to_views(pixels, normalisation_table(model.mean, model.std), flip=True)
-
-    def apart() -> torch.Tensor:
-        return torch.cat([run_views(model, views[:, :1]), run_views(model, views[:, 1:])], dim=1)
-
-    def maps(forward: Callable[[], torch.Tensor]) -> list[np.ndarray]:
-        return [m.numpy() for m in add_views(torch.relu(forward()), [example.seed.classes])]
-
-    def pair() -> torch.Tensor:
-        return run_views(model, views)
-
-    with numerics(torch.device("cpu"), "float32"), torch.inference_mode():
-        a, b = maps(apart), maps(pair)
-        same = agree(name, a, b, TOLERANCE * float(max(m.max() for m in a)))
-        sides = ("photo, then its mirror image", lambda: maps(apart)), ("both in one batch", lambda: maps(pair))
-        return [compare(name, *sides, images=1, same=same, budget=budget)]
-
-
 # --- store -----------------------------------------------------------------------------------------------------------
 
 
@@ -273,12 +154,11 @@ def train_threads(size: tuple[int, int], budget: float, folder: Path) -> list[Ro
     return [compare(name, *sides, images=len(photos.ids), same=same, budget=budget)]
 
 
-RATIOS: dict[str, Callable[[tuple[int, int], float, Path], list[Row]]] = {
+RATIOS: dict[str, Comparison] = {
     "sweep-loop": sweep_loop,
     "crf-labels": crf_labels,
     "crf-lattice": crf_lattice,
-    "cam-threads": cam_threads,
-    "cam-pair": cam_pair,
+    **LOCALIZERS,
     "store": store,
     "train-threads": train_threads,
 }

@@ -19,7 +19,10 @@ from camflow.bench.worker import Job, in_subprocess
 from camflow.errors import ConfigError, did_you_mean
 
 FORMAT = "camflow-bench/1"
-RATIO_NAMES = ("sweep-loop", "crf-labels", "crf-lattice", "cam-threads", "cam-pair", "store", "train-threads")
+RATIO_NAMES = (
+    "sweep-loop", "crf-labels", "crf-lattice", "cam-threads", "cam-pair", "advcam-loop", "advcam-bf16", "lpcam-cost",
+    "lpcam-explicit", "store", "train-threads",
+)  # fmt: skip
 GROUPS = {"stages": tuple(STAGES), "ratios": RATIO_NAMES}
 BUDGET = 4.0  # seconds of repeats per ratio
 
@@ -60,6 +63,7 @@ def run(
         "settings": settings,
         "stages": [],
         "ratios": [],
+        "skipped": [],
         "job_seconds": {},
     }
     start = time.perf_counter()
@@ -72,7 +76,8 @@ def run(
             if job["kind"] == "stage":
                 report["stages"].append({"name": job["name"], "at": job["at"], **answer})
             else:
-                report["ratios"].extend(answer)
+                for row in answer:
+                    report["skipped" if "skipped" in row else "ratios"].append(row)
     report["seconds"] = time.perf_counter() - start
     print_report(report, console)
     if json_file is not None:

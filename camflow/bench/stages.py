@@ -15,6 +15,7 @@ from pathlib import Path
 
 SPLITS = {"1x": "val", "10x": "train"}  # one made dataset whose training split is ten times its validation split
 CAM_SCALES = (1.0, 1.5)  # of the embedded default
+CLIMB_STEPS = 4
 THRESHOLD = 0.3  # of the seed that the CRF starts from
 TRAINING = {  # the embedded default (config.yaml) for one epoch
     "backbone": "tiny", "weights": "none", "output_stride": None, "freeze_bn": False, "freeze_stem": False,
@@ -114,6 +115,21 @@ def _cam(place: Place) -> Callable[[], None]:
     return work
 
 
+def _advcam(place: Place) -> Callable[[], None]:
+    from camflow.data.catalog import Catalog
+    from camflow.localize.advcam import AdvCamParams, extract_advcams
+    from camflow.models.classifier import load_classifier
+    from camflow.store import StoreWriter
+
+    catalog, model = Catalog(place.file("catalog")), load_classifier(place.classifier)
+
+    def work() -> None:
+        with StoreWriter(place.file("advcam"), stage="maps", class_names=catalog.class_names) as writer:
+            extract_advcams(model, catalog, AdvCamParams(steps=CLIMB_STEPS, scales=(1.0,)), writer, workers=1)
+
+    return work
+
+
 def _crf(place: Place) -> Callable[[], None]:
     from camflow.data.catalog import Catalog
     from camflow.refine.crf import CrfParams, crf_labels
@@ -151,6 +167,7 @@ STAGES: dict[str, Callable[[Place], Callable[[], None]]] = {
     "check": _check,
     "train": _train,
     "cam": _cam,
+    "advcam": _advcam,
     "crf": _crf,
     "sweep": _sweep,
     "masks": _masks,
@@ -160,6 +177,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "check": (),
     "train": ("check",),
     "cam": ("check",),
+    "advcam": ("check",),
     "crf": ("check", "cam"),
     "sweep": ("check", "cam"),
     "masks": ("check", "cam", "crf"),

@@ -20,6 +20,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         console.print(_stages(report["stages"], settings))
     if report["ratios"]:
         console.print(_ratios(report["ratios"], settings))
+    for row in report["skipped"]:
+        console.print(f"{row['name']}: not measured, {row['skipped']}", highlight=False)
     console.print(f"measured in {report['seconds']:.0f} s", highlight=False)
 
 
@@ -47,7 +49,9 @@ def _stages(stages: list[dict[str, Any]], settings: dict[str, Any]) -> Table:
 
 def _ratios(ratios: list[dict[str, Any]], settings: dict[str, Any]) -> Table:
     height, width = settings["photo_size"]
-    table = Table(title=f"A against B on photos of {height}x{width} pixels (training: at most 96), medians of repeats")
+    table = Table(
+        title=f"A against B on photos of {height}x{width} pixels (networks: some smaller), medians of repeats"
+    )
     for heading in ("ratio", "A", "B"):
         table.add_column(heading)
     for heading in ("A takes", "B takes", "unit", "A / B", "range", "repeats"):

@@ -85,6 +85,11 @@ class AdvCamParams(Views):
         super().__post_init__()
         if self.steps < 1:
             raise ConfigError(f"steps: needs at least 1, not {self.steps}")
+        if not (self.step_size > 0 and self.lambda_ >= 0 and 0 <= self.tau <= 1):
+            raise ConfigError(
+                f"step_size {self.step_size}, lambda {self.lambda_}, tau {self.tau}: need a step above 0, a lambda from 0 "
+                "on, and a tau from 0 to 1"
+            )
         for name, options in CHOICES.items():
             value = getattr(self, name)
             if value not in options:
@@ -223,7 +228,9 @@ def _first(model, views, pairs, rows, params, last) -> tuple[Step, torch.Tensor 
     gradients = {}
     for together in itertools.zip_longest(*of_image.values()):
         members = [p for p in together if p is not None]
-        (found,) = torch.autograd.grad(objective[members].sum(), x, retain_graph=True)
+        wanted = torch.zeros_like(objective)
+        wanted[members] = 1
+        (found,) = torch.autograd.grad(objective, x, wanted, retain_graph=True)
         gradients.update({p: found[pairs.owner[p]] for p in members})
     gradient = torch.stack([gradients[p] for p in same])
     return _with(step, steepest=gradient.flatten(1).abs().amax(1)), gradient
@@ -236,7 +243,7 @@ def _later(model, x, pairs, rows, first_region, params, t, last) -> tuple[Step, 
         step, objective = _state(_scores(model, x), x, pairs, rows, first_region, params, t)
     if last:
         return step, None
-    (gradient,) = torch.autograd.grad(objective.sum(), x)
+    (gradient,) = torch.autograd.grad(objective, x, torch.ones_like(objective))
     return _with(step, steepest=gradient.flatten(1).abs().amax(1)), gradient
 
 
