@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -26,14 +27,42 @@ def recipe_jobs(splits: int, *, shards: int, catalogs: int) -> dict[str, int]:
     }  # fmt: skip
 
 
+def localizer_jobs(method: str, splits: int, *, shards: int, classes: int = 0) -> dict[str, int]:
+    """Jobs of one more localizer of a classifier; ``classes`` of LPCAM's prototypes."""
+    steps = {"cluster_lpcam": classes, "join_prototypes": 1} if method == "lpcam" else {}
+    return {
+        **steps, f"localize_{method}": splits * shards, "join_maps": splits, "score_maps": splits, "plot_curve": 1,
+        "plot_seeds": 1,
+    }  # fmt: skip
+
+
+def together(*parts: dict[str, int]) -> dict[str, int]:
+    return dict(sum((Counter(part) for part in parts), Counter()))
+
+
 def test_voc12_trains_on_one_split_and_scores_two_others(project):
     planned = project.planned("--configfile", "config/voc12.yaml")
-    assert planned == {"prepare_voc": 1, **recipe_jobs(2, shards=2, catalogs=3)}
+    assert planned == together(
+        {"prepare_voc": 1, "plot_comparison": 1},
+        recipe_jobs(2, shards=2, catalogs=3),
+        {"train_plain": 1, "score_classifier": 2, "plot_training": 1},  # a second classifier, without IRN's detaching
+        localizer_jobs("cam", 2, shards=2),
+        localizer_jobs("advcam", 2, shards=2),
+        localizer_jobs("lpcam", 2, shards=2, classes=20),
+    )
+
+
+VOC12_MINI = together(
+    recipe_jobs(2, shards=2, catalogs=2),
+    localizer_jobs("advcam", 2, shards=2),
+    localizer_jobs("lpcam", 2, shards=2, classes=6),
+    {"plot_comparison": 1},
+)
 
 
 def test_voc12_mini_is_made_from_the_download(project):
     planned = project.planned("--configfile", "config/voc12_mini.yaml")
-    assert planned == {"prepare_voc": 1, **recipe_jobs(2, shards=2, catalogs=2)}
+    assert planned == together({"prepare_voc": 1}, VOC12_MINI)
 
 
 def test_voc12_mini_reads_a_copy_on_disk(project, tmp_path):
@@ -41,7 +70,7 @@ def test_voc12_mini_reads_a_copy_on_disk(project, tmp_path):
     for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (tmp_path / name).mkdir(parents=True)
     planned = project.planned("--configfile", "config/voc12_mini.yaml", "--config", f"voc_root={tmp_path}")
-    assert planned == recipe_jobs(2, shards=2, catalogs=2)
+    assert planned == VOC12_MINI
 
 
 def test_the_lists_of_voc12_mini_are_distinct():
@@ -72,7 +101,15 @@ def make_coco(root: Path) -> Path:
 def test_coco14_plans_from_its_folder(project, tmp_path):
     root = make_coco(tmp_path)
     planned = project.planned("--configfile", "config/coco14.yaml", "--config", f"coco_root={root}")
-    assert planned == recipe_jobs(2, shards=64, catalogs=2)
+    extra = localizer_jobs("lpcam", 2, shards=64, classes=80)
+    assert planned == together(recipe_jobs(2, shards=64, catalogs=2), extra, {"plot_comparison": 1})
+
+
+def test_parts_seeds_compares_every_localizer_on_three_classifiers(project):
+    planned = project.planned("--configfile", "config/parts_seeds.yaml")
+    assert (planned["train_plain"], planned["score_maps"], planned["make_tables"]) == (3, 3 * 6 * 2, 2)
+    assert planned["localize_lpcam"] == 3 * 2 * 2 * 2
+    assert planned["cluster_lpcam"] == 3 * 2  # both variants share the clusters of each classifier
 
 
 def test_coco14_asks_for_its_folder(project):
