@@ -6,6 +6,11 @@ import hashlib
 from collections.abc import Sequence
 
 
+def in_sample_order(ids: Sequence[str]) -> list[str]:
+    """The ids by their hashes: the first few are a sample that hardly changes when images are added."""
+    return sorted(ids, key=lambda item: hashlib.sha256(item.encode()).digest())
+
+
 def sample(ids: Sequence[str], count: int) -> list[str]:
-    """The ids whose hashes come first, sorted: the sample hardly changes when images are added."""
-    return sorted(sorted(ids, key=lambda item: hashlib.sha256(item.encode()).digest())[:count])
+    """The first of them, sorted by id."""
+    return sorted(in_sample_order(ids)[:count])

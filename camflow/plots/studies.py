@@ -67,7 +67,8 @@ def climb_figure(frame: pd.DataFrame, title: str):
         axis.set_xlabel("steps T (1 is the CAM)")
         axis.set_title("seed mIoU" if column == "miou" else "noise of the seed", fontsize=9)
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes[0].legend(fontsize=7, frameon=False)
+    if len(steps):
+        axes[0].legend(fontsize=7, frameon=False)
     for axis, name in zip(axes[2:], swept, strict=True):
         part = frame[frame["panel"] == name]
         axis.plot(part[name], part["miou"], marker="o")

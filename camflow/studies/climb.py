@@ -120,7 +120,7 @@ def _values(setting: AdvCamParams) -> dict[str, float]:
 def _best(sweep: SeedSweep, thresholds: Sequence[float], rule: str) -> dict[str, float]:
     confusions = sweep.result()
     curve = miou(confusions, rule)
-    best = int(np.nanargmax(curve))
+    best = int(np.nan_to_num(curve, nan=-1.0).argmax())
     chosen = confusions[best]
     return {
         "threshold": thresholds[best], "miou": float(curve[best]), "noise": float(noise_ratio(chosen)),

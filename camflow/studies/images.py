@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from camflow.data.sample import sample
+from camflow.data.sample import in_sample_order
 from camflow.errors import DataError
 from camflow.localize.advcam import frozen
 from camflow.localize.extract import (
@@ -93,8 +94,11 @@ def sampled(catalog: Photos, count: int | None, *, masks: bool = False) -> list[
 
     Raises ``DataError`` when there are none.
     """
-    ids = [i for i in catalog.ids if catalog.label(i).any() and (not masks or catalog.mask(i) is not None)]
+    fitting = (i for i in in_sample_order(catalog.ids) if catalog.label(i).any())
+    if masks:  # decoded one by one until there are enough
+        fitting = (i for i in fitting if catalog.mask(i) is not None)
+    ids = sorted(itertools.islice(fitting, count))
     if not ids:
         what = "a class and a mask" if masks else "a class"
         raise DataError(f"no image of split '{catalog.split}' of '{catalog.dataset}' has {what}; study another split")
-    return sample(ids, count) if count else ids
+    return ids

@@ -110,7 +110,7 @@ def sensitivity_study(
     for (panel, value, _, _), sweep in zip(chosen, sweeps, strict=True):
         confusions = sweep.result()
         curve = miou(confusions, rule)
-        best = int(np.nanargmax(curve))
+        best = int(np.nan_to_num(curve, nan=-1.0).argmax())
         rows.append(
             {
                 "panel": panel, "value": value, "threshold": thresholds[best], "miou": float(curve[best]),

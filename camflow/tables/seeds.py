@@ -20,7 +20,7 @@ def seeds_table(scores: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
 
     Returns:
         columns ``recipe, split, kind, seeds`` and for each measure its mean and sample standard deviation over the
-        seeds (``mIoU %``, ``mIoU +-``), in per cent; and the single mIoU of every seed, in their order.
+        seeds (``mIoU %``, ``mIoU +-``), in per cent; and the single mIoU of every seed, in their order, "-" if undefined.
     """
     rows = []
     for name, paths in groups.items():
@@ -35,7 +35,7 @@ def seeds_table(scores: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
                 row[f"{label} %"] = round(float(values.mean()), 1)
                 row[f"{label} +-"] = round(float(values.std(ddof=1)), 1)
         main = next(key for key in ("miou", "map") if key in found[0])
-        row["each"] = ", ".join(f"{100 * score[main]:.1f}" for score in found)
+        row["each"] = ", ".join("-" if score[main] is None else f"{100 * score[main]:.1f}" for score in found)
         rows.append(row)
     frame = pd.DataFrame(rows).sort_values(["split", "kind", "recipe"], ignore_index=True)
     return frame[[*(column for column in frame.columns if column != "each"), "each"]]

@@ -4,13 +4,15 @@ import dataclasses
 
 import numpy as np
 import pytest
+import torch
 
 from camflow.evaluate.scores import ScoreParams, score_seed
 from camflow.localize.cam import CamParams, extract_cams
-from camflow.localize.lpcam import LpcamParams, class_vectors, extract_lpcams
+from camflow.localize.lpcam import LpcamParams, class_vectors, extract_lpcams, similarity_maps
 from camflow.localize.prototypes import PrototypeParams, cluster_class, select
 from camflow.models.classifier import build_classifier
 from camflow.store import Store, StoreWriter
+from camflow.studies import sensitivity
 from camflow.studies.sensitivity import sensitivity_study, settings_of
 from tests.localize.photos import CLASSES, Photos
 
@@ -147,9 +149,16 @@ def test_workers_do_not_change_a_byte(model, masks):
     assert sum(done) == 2 * (len(USED) + int(TRAINING.labels.sum()))
 
 
-def test_reduced_precision_ends_with_the_features(tmp_path, model, masks):
-    rough = dataclasses.replace(SELECTION, precision="bfloat16", scales=(1.0,))
+def test_reduced_precision_ends_with_the_features(tmp_path, model, masks, monkeypatch):
+    rough, reduced = dataclasses.replace(SELECTION, precision="bfloat16", scales=(1.0,)), []
+
+    def watched(*arguments):
+        reduced.append(torch.is_autocast_enabled("cpu"))
+        return similarity_maps(*arguments)
+
+    monkeypatch.setattr(sensitivity, "similarity_maps", watched)
     row = study(model, masks, rough, values={}).iloc[0]
+    assert len(reduced) == 4 * len(USED) and not any(reduced)
     check(row, plain_path(tmp_path, model, masks, PROTOTYPES, rough))
 
 
