@@ -21,6 +21,10 @@ map, n_v the number of cells with z_c > 0 in view v, and K_c the number of posit
 
 so each step costs one forward and one backward pass to the image instead of two full backward passes. The gradient of
 the mask term flows through z_c only; n_v and K_c are constants in it, as the weights are in the released code.
+
+On SEAM (Wang et al., CVPR 2020) the authors climb on the maps before its refinement and add up those behind it, which
+``accumulate: refined`` does; they remember T about 8 and lambda about 2 for it (issues 7 and 8 of their repository). These
+values are unconfirmed, and nobody outside has reproduced the published numbers (issue 19).
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ CHOICES = {
     "clamp": ("shrinking", "initial", "none"),
     "region": ("grad_cam", "cam"),
     "half_scale": ("fewer", "same"),
+    "accumulate": ("climbed", "refined"),
 }
 
 
@@ -67,6 +72,7 @@ class AdvCamParams(Views):
             means something else.
         half_scale: at scales of .5 and below climb ``fewer`` steps (T // 2 above 10, T below 6, else 5) or the ``same``.
         last_map: also add the map after the last update: T + 1 terms (paper's sum as printed) instead of T.
+        accumulate: add up R, the map that is ``climbed`` on, or the ``refined`` map of a host that has ``refined_maps``.
     """
 
     steps: int = 27
@@ -80,6 +86,7 @@ class AdvCamParams(Views):
     region: str = "grad_cam"
     half_scale: str = "fewer"
     last_map: bool = False
+    accumulate: str = "climbed"
 
     def __post_init__(self):
         super().__post_init__()
@@ -148,7 +155,8 @@ class Step:
     Attributes:
         t: number of updates behind it.
         images: (P, V, 3, H, W) x_t; at t = 0 the photos.
-        region: (P, h, w) R_t in the photo's frame. view_region: (P, V, h, w) the views' own, mirrored ones not turned.
+        region: (P, h, w) R_t in the photo's frame, or what else is added up (``accumulate``).
+        view_region: (P, V, h, w) the views' own R_t, mirrored ones not turned.
         cam: (P, h, w) relu(z_c) added over the views in the photo's frame: a CAM on a scale common to all steps.
         score, other: (P,) y_c and the sum of y_k of the other classes, each summed over the views.
         mask: (P, h, w) bool M_t. distance: (P,) sum_p M |R_t - R_0|. objective: (P,) L_t.
@@ -195,7 +203,7 @@ def climb(
 
     step, gradient = _first(model, views, pairs, rows, params, last=terms == 1)
     first_region = step.region
-    yield step
+    yield _to_add(model, step, pairs, params)
     x = views[pairs.owner]
     for t in range(1, terms):
         x = _update(x, gradient, pairs.step_size, low, high, params)
@@ -206,7 +214,7 @@ def climb(
             for lot in lots
         ]
         gradient = None if t == terms - 1 else torch.cat([g for _, g in found])
-        yield _joined([step for step, _ in found])
+        yield _to_add(model, _joined([step for step, _ in found]), pairs, params)
 
 
 def _first(model, views, pairs, rows, params, last) -> tuple[Step, torch.Tensor | None]:
@@ -277,6 +285,25 @@ def _state(z, x, pairs, rows, first_region, params, t) -> tuple[Step, torch.Tens
     values = (x, region, view_region, _in_photo_frame(rectified), score, other, mask, distance, objective, positive)
     step = Step(t, *(value.detach() for value in values), steepest=torch.full_like(score.detach(), torch.nan))
     return step, objective
+
+
+def _to_add(model: nn.Module, step: Step, pairs: Pairs, params: AdvCamParams) -> Step:
+    """The state whose ``region`` is what is added up.
+
+    Refined maps are averages and nowhere zero. Like ``camflow.localize.seam`` they count from their minimum, so that one
+    step gives just SEAM's own maps. Views are shown one after the other: a refinement can take much memory.
+    """
+    if params.accumulate == "climbed":
+        return step
+    if not hasattr(model, "refined_maps"):
+        raise ConfigError("accumulate: refined needs a classifier that refines its maps, such as one of method seam")
+    with torch.no_grad():
+        found = [
+            torch.stack([model.refined_maps(view[None])[0, c].relu() for view in views])
+            for views, c in zip(step.images, pairs.classes.tolist(), strict=True)
+        ]
+    added = _in_photo_frame(torch.stack(found))
+    return _with(step, region=added - added.amin(dim=(1, 2), keepdim=True))
 
 
 def _in_photo_frame(maps: torch.Tensor) -> torch.Tensor:

@@ -1,9 +1,10 @@
-"""Convolutional trunks: any torchvision classification network, or the small `tiny`, cut before its pooling.
+"""Convolutional trunks: any torchvision classification network cut before its pooling, the small `tiny`, and the two
+networks of AffinityNet, `resnet38` and `vgg16_psa`.
 
 A trunk is a list of *steps* run one after the other. Steps are grouped in *levels*, one for each resolution of the
 published network; the output of a level is what multi-level heads (boundary and affinity networks, decoders) tap.
 Parameter names are torchvision's, except that a child called ``features`` becomes ``trunk`` (``features`` is a method
-of the classifier).
+of the classifier); `resnet38` and `vgg16_psa` keep the names of their published weights.
 
 Output stride. The published networks end at stride 32; localisation wants 16 or 8. Every step that would go beyond the
 requested stride has its stride set to 1, without dilation (the recipe of IRN, Ahn et al. 2019, section 4.1 of its
@@ -23,6 +24,8 @@ import torchvision
 from torch import nn
 
 from camflow.errors import ConfigError, did_you_mean
+from camflow.models.resnet38 import wide_resnet38
+from camflow.models.vgg16_psa import vgg16_psa
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -38,7 +41,8 @@ class Trunk:
     Attributes:
         modules: the root children by name, in order of execution.
         steps: dotted names of the modules to run, in order.
-        levels: the steps whose outputs end a level, in order; the last one is the output.
+        levels: the steps whose outputs end a level, in order; the last one is the output (a dropout in front of the
+            classifier may follow it).
         strides, channels: of each level's output.
         published_strides: of each level in the network as published, i.e. before ``output_stride`` was applied.
     """
@@ -58,14 +62,15 @@ class Trunk:
 
 def backbone_names() -> list[str]:
     """Return every name that ``build_trunk`` looks at; a few torchvision networks among them are refused when built."""
-    return ["tiny", *torchvision.models.list_models(module=torchvision.models)]
+    return ["tiny", *_PUBLISHED, *torchvision.models.list_models(module=torchvision.models)]
 
 
 def build_trunk(name: str, *, output_stride: int | None = None, dilate: bool = False, width: int = 24) -> Trunk:
     """Build a trunk with fresh weights (drawn from torch's global generator).
 
     Args:
-        name: a torchvision classification network (``resnet50``, ``vgg16``, ``mobilenet_v2`` ...) or ``tiny``.
+        name: a torchvision classification network (``resnet50``, ``vgg16``, ``mobilenet_v2`` ...), ``resnet38``,
+            ``vgg16_psa`` or ``tiny``.
         output_stride: stride of the last features; None keeps the published one.
         dilate: keep the receptive field by dilation where a stride was removed.
         width: channels of the first layer of ``tiny``; other networks ignore it.
@@ -73,7 +78,10 @@ def build_trunk(name: str, *, output_stride: int | None = None, dilate: bool = F
     Raises:
         ConfigError: unknown name, a network without a plain convolutional trunk, a stride it cannot have.
     """
-    trunk = _tiny(width) if name == "tiny" else _from_torchvision(name)
+    if name in _PUBLISHED:
+        trunk = Trunk(*_PUBLISHED[name]())
+    else:
+        trunk = _tiny(width) if name == "tiny" else _from_torchvision(name)
     profile = _profile(trunk, name)
     published = {step: stride for step, (stride, _) in profile.items()}
     if not trunk.levels:
@@ -120,6 +128,11 @@ def _tiny(width: int) -> Trunk:
         "layer4": _Residual(4 * width),
     }
     return Trunk(modules, tuple(modules), ("stem", "layer1", "layer2", "layer4"))
+
+
+# --- networks of one paper: modules, steps, levels -------------------------------------------------------------------
+
+_PUBLISHED = {"resnet38": wide_resnet38, "vgg16_psa": lambda: vgg16_psa(IMAGENET_MEAN, IMAGENET_STD)}
 
 
 # --- torchvision -----------------------------------------------------------------------------------------------------

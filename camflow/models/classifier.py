@@ -7,6 +7,7 @@ al. 2016, eq. 2); the head has no bias so that nothing else contributes.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import json
 from collections.abc import Sequence
@@ -23,6 +24,9 @@ from camflow.models.weights import load_initial_weights
 from camflow.store import atomic_path
 
 FORMAT = "camflow-classifier/1"
+# Formats of other hosts -> module and function that reads them. Imported only when such a file comes, so that this code
+# is in the keys of their own recipes alone: everything made from a host lies below its classifier's key, which covers it.
+HOSTS = {"camflow-seam/1": ("camflow.models.seam", "load_seam")}
 POOLINGS = ("gap", "gmp")
 DETACHES = ("none", "layer2")
 
@@ -230,7 +234,7 @@ def save_classifier(
 
 
 def load_classifier(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
-    """Read a classifier in eval mode, with its ``class_names`` and ``meta``.
+    """Read a classifier in eval mode, with its ``class_names`` and ``meta``; or another host with its interface.
 
     Raises:
         StoreError: the file is missing, torn, altered or no classifier.
@@ -240,15 +244,18 @@ def load_classifier(path: str | Path, device: str | torch.device = "cpu") -> Cla
         raise StoreError(path, "is missing; ask Snakemake for it again")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content.get("format") != FORMAT:
-            raise StoreError(path, f"is no classifier of format {FORMAT}")
-        spec, state = json.loads(content["spec"]), content["state_dict"]
-    except StoreError:
-        raise
+        found = content.get("format")
+        spec, state = (json.loads(content["spec"]), content["state_dict"]) if found == FORMAT else (None, None)
     except Exception as error:  # torch raises many types for a bad file
         raise StoreError(
             path, f"is not a whole classifier file ({type(error).__name__}); delete it and run again"
         ) from error
+    if found in HOSTS:
+        del content  # their own loader reads it again
+        module, function = HOSTS[found]
+        return getattr(importlib.import_module(module), function)(path, device)
+    if found != FORMAT:
+        raise StoreError(path, f"is no classifier of format {' or '.join([FORMAT, *HOSTS])}")
     if _digest(state) != spec["sha256"]:
         raise StoreError(path, "is corrupt (its weights do not match their checksum); delete it and run again")
     model = build_classifier(**spec["network"])

@@ -56,9 +56,13 @@ def _read_file(path: Path) -> Mapping[str, Any]:
 def _download(backbone: str, release: str) -> Mapping[str, Any]:
     if "/" in release or release.endswith((".pt", ".pth")):
         raise ConfigError(f"weights file '{release}' does not exist")
-    if backbone == "tiny":
-        raise ConfigError(f"there are no released weights for backbone 'tiny'; use weights: none, not '{release}'")
-    releases = torchvision.models.get_model_weights(backbone).__members__
+    try:
+        releases = torchvision.models.get_model_weights(backbone).__members__
+    except ValueError as error:  # not a network of torchvision
+        raise ConfigError(
+            f"there are no released weights for backbone '{backbone}'; use weights: none or the path of a state dict, "
+            f"not '{release}'"
+        ) from error
     if release not in releases:
         hint = did_you_mean(release, ["none", *releases])
         raise ConfigError(f"unknown weights '{release}' for backbone '{backbone}' (nor is there such a file){hint}")

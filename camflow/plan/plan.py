@@ -22,7 +22,7 @@ from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
-from camflow.plan.recipe import KINDS, LEAVES, MAIN, STUDIES, Target, leaf, parse_target, target
+from camflow.plan.recipe import KINDS, LEAVES, MAIN, OBJECTS, STUDIES, Target, leaf, parse_target, target
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 PROJECT = SCRIPTS.parents[1]
@@ -89,10 +89,12 @@ class Plan:
         provided: set[str] = set()
         for kind, name in zip(KINDS, steps, strict=False):
             entry = self._entry(kind, name)
-            missing = set(entry.get("x-needs", ())) - provided
+            needed = self._needs(kind, name)
+            missing = set(needed) - provided
             if missing:
+                asking = dict.fromkeys(needed[item] for item in sorted(missing))
                 raise RecipeError(
-                    f"{'/'.join(steps)}: {kind} '{name}' (method {self.method(kind, name)}) needs "
+                    f"{'/'.join(steps)}: {kind} '{name}' ({', '.join(asking)}) needs "
                     f"{', '.join(sorted(missing))}, which {' and '.join(steps[: KINDS.index(kind)])} does not provide. "
                     f"{self._compatible(steps, kind)}"
                 )
@@ -100,6 +102,17 @@ class Plan:
             if kind == "dataset" and self.has_masks(name):
                 provided.add("masks")
             self._check_values(kind, name, provided)
+
+    def _needs(self, kind: str, name: str) -> dict[str, str]:
+        """What a segment needs of those before it -> what asks for it: its method, or the value of a parameter."""
+        entry, item = self._entry(kind, name), self.instance(kind, name)
+        needs = {
+            need: f"{key}: {item[key]}"
+            for key, rule in entry.get("properties", {}).items()
+            for value, wanted in rule.get("x-needs", {}).items()
+            for need in (wanted if item.get(key) == value else ())
+        }
+        return needs | dict.fromkeys(entry.get("x-needs", ()), f"method {self.method(kind, name)}")
 
     def _compatible(self, steps: tuple[str, ...], kind: str) -> str:
         """A sentence naming what would fit in place of the segment that does not."""
@@ -110,9 +123,7 @@ class Plan:
             for item in self._entry(k, name).get("x-provides", ())
         }
         fitting = [
-            name
-            for name in instances(self.config, section_of(kind))
-            if set(self._entry(kind, name).get("x-needs", ())) <= provided
+            name for name in instances(self.config, section_of(kind)) if set(self._needs(kind, name)) <= provided
         ]
         return f"What fits here: {', '.join(fitting)}." if fitting else f"No {kind} of this config fits here."
 
@@ -198,8 +209,11 @@ class Plan:
     def _sources(self, steps: tuple[str, ...]) -> dict[str, str]:
         """Keys of what the segment reads besides its own prefix."""
         kind, name = KINDS[len(steps) - 1], steps[-1]
-        sources = {}
+        sources, reads = {}, self._entry(kind, name).get("x-reads", ())
         for key, rule in self._entry(kind, name).get("properties", {}).items():
+            if rule.get("x-beside") and key in reads:  # what a step reads is in the step's token
+                beside = self._read(key, target(steps, MAIN[kind], "train"), "train")
+                sources.update({key: "/".join(self.segments(beside.steps))} if beside else {})
             value = self.instance(kind, name).get(key)
             if rule.get("x-recipe") and value:
                 other = (steps[0], *str(value).split("/"))
@@ -241,7 +255,10 @@ class Plan:
             parts["content"] = {split: content.checked(split)}
             parts["places"] = [str(self.data_root(goal.steps[0])), content.places(split)]
         elif item.facets:
-            parts["content"] = {split: self._content_of(goal.steps[0], split, item.facets, images)}
+            facets = tuple(facet for facet in item.facets if facet != OBJECTS)
+            parts["content"] = {split: self._content_of(goal.steps[0], split, facets, images)}
+            if OBJECTS in item.facets:
+                parts["objects"] = self._objects_of(goal.steps[0], split)
         if item.script:
             parts["code"] = keys.code_digests([self._script_file(script) for script in item.scripts])
             parts["parameters"] = {setting: self._setting(setting) for setting in item.sections}
@@ -290,6 +307,17 @@ class Plan:
         if self.instance("dataset", dataset).get("on_bad_image") == "skip":
             return content.checked(split)
         return content.digest(split, facets, shard)
+
+    def _objects_of(self, dataset: str, split: str) -> str:
+        """Digest of a split's instance masks; empty where what makes the dataset decides them."""
+        from camflow.data.objects import object_path
+
+        if self.is_made(dataset):
+            return ""
+        reader = self.reader(dataset)
+        files = {name: object_path(reader.root, name) for name in sorted(set(reader.ids(split)))}
+        found = self._files(dataset).of(files.values())
+        return keys.digest([[name, found[path]] for name, path in files.items()])
 
     def is_made(self, dataset: str) -> bool:
         """Whether the workflow makes (generates or downloads) the dataset itself."""
@@ -472,11 +500,11 @@ class Plan:
                 return self.seed_score(steps) if self._needs_threshold(steps) else None
             case _ if name in STUDIES:
                 return target(steps, name, split, ".csv")
-            case "successive_maps":
+            case "successive_maps" | "instances":
                 return target(steps, name, split)
         entry = self._entry(goal.leaf.kind, steps[-1])
         if entry.get("properties", {}).get(name, {}).get("x-beside"):
-            return self._beside(name, goal, split)
+            return self._beside(name, goal, split) if self.instance(goal.leaf.kind, steps[-1]).get(name) else None
         if name in entry.get("x-steps", {}):
             return target(steps, name, split)
         raise RecipeError(f"{goal.path}: nothing is known of '{name}', which its method reads")
@@ -485,10 +513,13 @@ class Plan:
         """The main file of the instance of the same kind that a parameter names, under the same recipe."""
         kind, steps = goal.leaf.kind, goal.steps
         other = (*steps[:-1], self.instance(kind, steps[-1])[name])
+        named = [steps[-1]]
+        while (following := self.config[section_of(kind)].get(named[-1], {}).get(name)) and following not in named:
+            named.append(following)
         try:
-            self.check(other)
-            if other == steps:
+            if following:
                 raise RecursionError
+            self.check(other)
             self.key(other)
         except RecursionError:
             raise RecipeError(
@@ -586,12 +617,11 @@ class Plan:
     def studies(self, steps: tuple[str, ...], names: Sequence[str]) -> list[Target]:
         """Table and figure of those studies that a recipe can have."""
         split = self.config["report"]["split"]
-        if len(steps) != 3:
-            return []
+        kind = KINDS[len(steps) - 1]
         fitting = [
             item
             for name, item in STUDIES.items()
-            if name in names and self.method("localizer", steps[2]) in item.methods
+            if name in names and item.kind == kind and self.method(kind, steps[-1]) in item.methods
         ]
         return [
             target(steps, item.stem, split, suffix)
@@ -626,7 +656,7 @@ class Plan:
         found: dict[tuple, dict[int, Target]] = {}
         for goal in self.scores():
             dataset, classifier, *rest = goal.steps
-            item = dict(self.instance("classifier", classifier))
+            item = self._but_for_the_seed(classifier)
             seed = item.pop("seed", None)
             if seed is not None:
                 key = (dataset, json.dumps(item, sort_keys=True), *rest, goal.split)
@@ -642,6 +672,14 @@ class Plan:
                 path = "/".join([first.steps[0], middle, *first.steps[2:], first.leaf.filename(first.split)])
                 groups[path] = [goal.path for goal in goals]
         return groups
+
+    def _but_for_the_seed(self, classifier: str) -> dict[str, Any]:
+        """Parameters of a classifier; one it starts from by that one's parameters less its seed, not its name."""
+        item, rules = dict(self.instance("classifier", classifier)), self._entry("classifier", classifier)["properties"]
+        for key, value in item.items():
+            if value and rules.get(key, {}).get("x-beside"):
+                item[key] = {**self.instance("classifier", value), "seed": None}
+        return item
 
     @property
     def tables(self) -> list[str]:

@@ -69,6 +69,8 @@ class Leaf:
 # Settings that a score depends on; which splits are scored by default is none of them.
 SEED = ("evaluation.thresholds", "evaluation.threshold", "evaluation.miou")
 MASKS = ("evaluation.miou", "evaluation.ignored_prediction")
+# Instance masks are no facet of a dataset: only this score reads them.
+OBJECTS = "objects"
 SAMPLE = {"sections": ("report.images",), "facets": ("images", "masks")}
 _COMMON = (
     Leaf("dataset", "catalog", ".h5", facets=ALL),
@@ -98,17 +100,33 @@ _COMMON = (
         reads=("catalog", "masks"), script="score_masks", sections=MASKS, facets=("masks",),
     ),
     Leaf("refiner", "overlays", ".png", reads=("catalog", "maps", "masks"), script="plot_overlays", **SAMPLE),
+    Leaf(
+        "refiner", "instances", ".h5",
+        reads=("catalog", "maps", "irn_edges"), script="instances_irn", methods=("irn",),
+    ),
+    Leaf(
+        "refiner", "score_instances", ".json",
+        reads=("catalog", "instances"), script="score_instances", facets=("masks", OBJECTS), methods=("irn",),
+    ),
 )  # fmt: skip
 
 
-def _study(name: str, method: str, facets: tuple[str, ...], *reads: str, settings: tuple[str, ...] = ()) -> list[Leaf]:
-    """The table and the figure of a study of one method."""
+def _study(
+    name: str,
+    method: str,
+    facets: tuple[str, ...],
+    *reads: str,
+    settings: tuple[str, ...] = (),
+    kind: str = "localizer",
+) -> list[Leaf]:
+    """The table and the figure of a study of one method; those of localizers read the network too."""
+    network = ("classifier",) if kind == "localizer" else ()
     table = Leaf(
-        "localizer", name, ".csv",
-        reads=("catalog", "classifier", *reads), script=f"study_{name}", sections=(f"studies.{name}", *settings),
+        kind, name, ".csv",
+        reads=("catalog", *network, *reads), script=f"study_{name}", sections=(f"studies.{name}", *settings),
         facets=facets, methods=(method,),
     )  # fmt: skip
-    return [table, Leaf("localizer", name, ".png", reads=(name,), script="plot_study", methods=(method,))]
+    return [table, Leaf(kind, name, ".png", reads=(name,), script="plot_study", methods=(method,))]
 
 
 SEEN = ("images", "labels")
@@ -121,6 +139,7 @@ _STUDIES = (
     *_study("climb", "advcam", SCORED, settings=SWEPT),
     *_study("tsne", "advcam", SEEN),
     *_study("sensitivity", "lpcam", SCORED, "step catalog", "step mask", settings=SWEPT),
+    *_study("walk", "irn", ("labels", "masks"), "maps", "irn_edges", settings=SWEPT, kind="refiner"),
     *(
         Leaf(
             "localizer", stem, suffix,

@@ -132,6 +132,38 @@ def sensitivity_figure(frame: pd.DataFrame, title: str):
     return figure
 
 
+def walk_figure(frame: pd.DataFrame, title: str):
+    """mIoU of IRN's walk: over beta and the number of steps for each gamma, and over the threshold for each beta."""
+    best = frame.groupby(["gamma", "exp_times", "beta"])["miou"].max()
+    own, gammas = frame[frame["own"]].iloc[0], sorted(frame["gamma"].unique())
+    figure, axes = plt.subplots(1, len(gammas) + 1, figsize=(3.3 * (len(gammas) + 1), 3))
+    for axis, gamma in zip(axes, gammas, strict=False):
+        grid = best[gamma].unstack("beta")
+        image = axis.imshow(grid.to_numpy(), vmin=best.min(), vmax=best.max(), cmap="viridis", aspect="auto")
+        for (row, column), value in np.ndenumerate(grid.to_numpy()):
+            dark = value < (best.min() + best.max()) / 2
+            axis.text(
+                column, row, f"{100 * value:.1f}", ha="center", va="center", fontsize=7, color="w" if dark else "k"
+            )
+        axis.set_xticks(range(len(grid.columns)), [f"{value:g}" for value in grid.columns])
+        axis.set_yticks(range(len(grid.index)), [f"{value:g}" for value in grid.index])
+        axis.set_xlabel("beta")
+        axis.set_title(f"mIoU at the best threshold, gamma = {gamma:g}", fontsize=8)
+    axes[0].set_ylabel("exp_times (2^n steps)")
+    figure.colorbar(image, ax=axes[-2])
+    last = axes[-1]
+    kept = frame[(frame["exp_times"] == own["exp_times"]) & (frame["gamma"] == own["gamma"])]
+    for beta, part in kept.groupby("beta"):
+        last.plot(part["threshold"], part["miou"], linewidth=2 if beta == own["beta"] else 1, label=f"beta = {beta:g}")
+    last.set_xlabel("threshold")
+    last.set_title(f"mIoU, exp_times = {own['exp_times']:g}, gamma = {own['gamma']:g}", fontsize=8)
+    last.grid(alpha=0.3)
+    last.legend(fontsize=7, frameon=False)
+    figure.suptitle(f"{title}, {frame['images'].iloc[0]} images", fontsize=9)
+    figure.tight_layout()
+    return figure
+
+
 # Study -> its figure from its table.
 FIGURES = {
     "amplification": amplification_figure,
@@ -139,4 +171,5 @@ FIGURES = {
     "climb": climb_figure,
     "tsne": tsne_figure,
     "sensitivity": sensitivity_figure,
+    "walk": walk_figure,
 }

@@ -21,15 +21,21 @@ from camflow.localize import advcam, kmeans, lpcam, prototypes
 from camflow.localize.advcam import AdvCamParams
 from camflow.localize.cam import CamParams
 from camflow.localize.extract import PRECISIONS
+from camflow.localize.seam import SeamMapParams
 from camflow.models.classifier import DETACHES, POOLINGS
 from camflow.params import from_config
 from camflow.plan import config as configs
 from camflow.plan.config import SECTIONS, load_config, methods, schema
 from camflow.plan.recipe import STUDIES
+from camflow.refine import affinity, confident, irn, psa, walk
 from camflow.refine.crf import PUBLISHED, UNARIES, CrfParams, crf_params, params_from_config
 from camflow.train import settings
 from camflow.train.augment import AUGMENTATIONS
 from camflow.train.classify import LOSSES, PlainParams
+from camflow.train.irn import IrnTrainParams
+from camflow.train.psa import AffinityParams
+from camflow.train.refiners import AFFINITY_LR, affinity_from_config, irn_from_config
+from camflow.train.seam import SeamParams
 
 PROJECT = Path(__file__).resolve().parents[2]
 BASE = {
@@ -207,6 +213,19 @@ def test_plain_has_the_parameters_of_its_schema():
         assert set(rules[name]["enum"]) == set(values), name
 
 
+def test_seam_has_the_parameters_of_its_schema():
+    rules = properties("classifiers", "seam")
+    launched = {"monitor", "processes", "warm_start"}
+    assert {key: value for key, value in defaults(rules).items() if key not in launched} == fields(SeamParams)
+    assert set(rules) - launched == set(fields(SeamParams))
+    for name, values in settings.CHOICES.items():
+        assert set(rules[name]["enum"]) == set(values), name
+
+
+def test_seam_maps_have_the_parameters_of_their_schema():
+    assert defaults(properties("localizers", "seam")) == fields(SeamMapParams)
+
+
 def test_augmentations_have_the_parameters_of_their_schema():
     rules = properties("classifiers", "plain")["augment"]["properties"]
     assert set(rules) == set(AUGMENTATIONS)
@@ -271,6 +290,55 @@ def test_crf_has_the_parameters_of_its_schema():
         assert params_from_config({"method": "crf", "threshold": 0.3, "preset": name}) == crf_params(name)
 
 
+# Of the training loop's settings the refiners leave out what can make no difference to them or what nobody published.
+UNUSED = {"step_every", "gamma", "sync_bn", "evaluate_every"}
+
+
+def test_irn_has_the_parameters_of_its_schema():
+    rules = properties("refiners", "irn")
+    training = {key: value for key, value in fields(IrnTrainParams).items() if key not in UNUSED}
+    instances = {f"instance_{key}": value for key, value in fields(walk.InstanceParams).items()}
+    other = {"preset": "irn", "split": "train", "weights": "IMAGENET1K_V1", "canvas": 512}
+    assert defaults(rules) == {**training, **instances, **other}
+    # A default here would replace the preset's own value.
+    assert set(rules) - set(defaults(rules)) == {"conf_fg", "conf_bg", *irn.WALKED}
+    assert set(rules["preset"]["enum"]) == set(confident.PUBLISHED) == set(walk.PUBLISHED)
+    for name in walk.PUBLISHED:
+        entry = {**defaults(rules), "preset": name}
+        assert irn.walk_from_config(entry) == walk.PUBLISHED[name]
+        assert irn.instances_from_config(entry) == (
+            walk.walk_params(name, gamma=1.0),
+            walk.InstanceParams(),
+        )
+        assert irn_from_config(entry) == IrnTrainParams()
+    for name in ("optimizer", "precision", "momentum_slot"):
+        assert set(rules[name]["enum"]) == set(settings.CHOICES[name]), name
+    assert set(rules["schedule"]["enum"]) == {*settings.CHOICES["schedule"]} - {"step"}
+    steps = methods("refiners")["irn"]["x-steps"]
+    assert set(steps["irn_network"]["parameters"]) == {*training, "split", "weights"}
+    assert irn_from_config({**defaults(rules), "gamma": 1.5}) == IrnTrainParams()  # the walk's gamma
+
+
+def test_psa_has_the_parameters_of_its_schema():
+    rules = properties("refiners", "psa")
+    training = {key: value for key, value in fields(AffinityParams).items() if key not in UNUSED | {"lr", "width"}}
+    other = {"preset": "psa", "split": "train", "weights": "IMAGENET1K_V1", "backbone": None}
+    filled = configs.fill_defaults({}, {"properties": rules})
+    assert {**filled, "augment": {"colour_jitter": {}}} == {**training, **other}
+    assert set(rules) - set(defaults(rules)) == {"lr", "alpha_low", "alpha_high", *fields(psa.PropagateParams)}
+    assert set(rules["preset"]["enum"]) == set(psa.PUBLISHED) == set(affinity.CONFIDENT) == set(AFFINITY_LR)
+    for name in psa.PUBLISHED:
+        entry = {**filled, "preset": name, "backbone": "resnet38"}
+        assert affinity.propagate_from_config(entry) == psa.PUBLISHED[name]
+        assert affinity.confident_from_config(entry) == affinity.CONFIDENT[name]
+        found = affinity_from_config(entry, "unread", "unused")
+        assert (found.lr, found.epochs) == (AFFINITY_LR[name], AffinityParams().epochs)
+    given = affinity.confident_from_config({**filled, "alpha_high": 20})
+    assert (given.alpha_low, given.alpha_high) == (4, 20)
+    steps = methods("refiners")["psa"]["x-steps"]
+    assert set(steps["psa_network"]["parameters"]) == {*training, "split", "weights", "lr", "preset"}
+
+
 def test_parts_has_the_parameters_of_its_schema():
     entry = methods("datasets")["parts"]
     made = {key: entry["properties"][key] for key in fields(PartsParams)}
@@ -329,7 +397,8 @@ def keys(rules: dict, where: str):
 EVERY_KEY = [item for name in ("config", *SECTIONS) for rules in [schema(name)] for item in keys(rules, name)]
 # Replace one value of a preset, add an augmentation, or name an archive in place of the official one.
 OVERRIDES = re.compile(
-    r"refiners\.crf\.\w+|localizers\.lpcam\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"
+    r"refiners\.crf\.\w+|refiners\.irn\.(conf_fg|conf_bg|beta|exp_times|gamma|threshold)"
+    r"|refiners\.psa\.(alpha\w*|beta|logt|lr|augment\.\w+)|localizers\.lpcam\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"
     r"|config\.(datasets|classifiers|recipes)|datasets\.parts\.root"
 )
 

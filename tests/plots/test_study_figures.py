@@ -87,9 +87,17 @@ def sensitivity():
     )
 
 
+def walk():
+    rows = [
+        {"beta": b, "exp_times": n, "gamma": g, "threshold": t, "miou": 0.4 + b / 100 + n / 50 - t / 5, "images": 5}
+        for b in (5, 10) for n in (2, 8) for g in (1, 1.5) for t in (0.1, 0.25, 0.4)
+    ]  # fmt: skip
+    return pd.DataFrame(rows).assign(own=lambda f: (f["beta"] == 10) & (f["exp_times"] == 8) & (f["gamma"] == 1))
+
+
 TABLES = {
     "amplification": amplification, "loss_surface": loss_surface, "climb": climb, "tsne": tsne,
-    "sensitivity": sensitivity,
+    "sensitivity": sensitivity, "walk": walk,
 }  # fmt: skip
 
 

@@ -1,0 +1,100 @@
+"""Networks other than the classifier as files: atomic, checked by digest, equal bytes for equal weights and facts.
+
+Layout, as of ``camflow.models.classifier.save_classifier``: ``torch.save`` of {format, spec (JSON), state_dict}, where
+the spec holds the arguments that rebuild the network, the class names, facts and a digest of the weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from camflow.errors import StoreError
+from camflow.store import atomic_path
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def save_network(
+    path: str | Path,
+    model: nn.Module,
+    *,
+    kind: str,
+    class_names: Sequence[str] = (),
+    meta: dict[str, Any] | None = None,
+) -> None:
+    """Write a network atomically.
+
+    Args:
+        path: the target.
+        model: any device, any memory format; ``model.spec`` are the JSON-able arguments that rebuild it.
+        kind: what it is, e.g. ``seam``; part of the format's name, so that no file passes for another kind.
+        class_names: classes the network was trained on, empty if it knows none.
+        meta: JSON-able facts (parameters, metrics).
+    """
+    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
+    spec = {
+        "network": model.spec,
+        "class_names": list(class_names),
+        "meta": meta or {},
+        "sha256": state_digest(state),
+    }
+    buffer = io.BytesIO()  # torch writes the file's own name into an archive, which a temporary name would change
+    torch.save({"format": _format(kind), "spec": json.dumps(spec, sort_keys=True), "state_dict": state}, buffer)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+
+
+def load_network(
+    path: str | Path, build: Callable[..., Network], *, kind: str, device: str | torch.device = "cpu"
+) -> Network:
+    """Read a network in eval mode, with its ``class_names`` and ``meta``.
+
+    Args:
+        path: a file of ``save_network``.
+        build: called with the spec's arguments; returns the network with any weights.
+        kind: what the file must hold.
+        device: where the network goes.
+
+    Raises:
+        StoreError: the file is missing, torn, altered or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError(path, "is missing; ask Snakemake for it again")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found = content.get("format")
+        spec, state = json.loads(content["spec"]), content["state_dict"]
+    except Exception as error:  # torch raises many types for a bad file
+        raise StoreError(
+            path, f"is not a whole {kind} network file ({type(error).__name__}); delete it and run again"
+        ) from error
+    if found != _format(kind):
+        raise StoreError(path, f"is no {kind} network (its format is '{found}', wanted '{_format(kind)}')")
+    if state_digest(state) != spec["sha256"]:
+        raise StoreError(path, "is corrupt (its weights do not match their checksum); delete it and run again")
+    model = build(**spec["network"])
+    model.load_state_dict(state)
+    model.class_names, model.meta = spec["class_names"], spec["meta"]
+    return model.eval().to(device)
+
+
+def _format(kind: str) -> str:
+    return f"camflow-{kind}/1"
+
+
+def state_digest(state: dict[str, torch.Tensor]) -> str:
+    """SHA-256 over names, dtypes, shapes and bytes of a state dict of CPU tensors."""
+    digest = hashlib.sha256()
+    for name, value in state.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

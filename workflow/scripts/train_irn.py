@@ -1,0 +1,29 @@
+"""Train IRN's network on confident labels."""
+
+from camflow.data.catalog import Catalog
+from camflow.plan import job
+from camflow.store import Store
+from camflow.train.irn import train_irn
+from camflow.train.refiners import irn_from_config, irn_trunk
+
+
+def main(snakemake):
+    with job.start(snakemake) as task:
+        train_irn(
+            Catalog(task.input.catalog),
+            Store(task.input.irn_labels, stage="confident labels"),
+            irn_trunk(task.input.classifier, task.parameters["weights"]),
+            irn_from_config(task.parameters),
+            out=task.output.network,
+            metrics_csv=task.output.training,
+            scratch=str(task.scratch),
+            # A run killed on one kind of device does not go on on another: the arithmetic differs.
+            key=f"{task.key} {task.token} {task.device.split(':')[0]}",
+            device=task.device,
+            workers=task.runtime["workers"],
+            meta=task.meta(device=task.device),
+        )
+
+
+if __name__ == "__main__":
+    main(snakemake)
