@@ -19,10 +19,10 @@ report: demo  ## the HTML report of the default, with all studies
 	snakemake --cores 1 all studies --report report.html
 
 test: env lint  ## create the environment and run the tests (under 5 minutes)
-	python -m pytest -m "not long" -n 2 --dist loadgroup
+	python -m pytest -m "not long" -n 2 --dist worksteal
 
 test-all: env lint  ## every test, the long ones too
-	python -m pytest -n 2 --dist loadgroup
+	python -m pytest -n 2 --dist worksteal
 
 lint: env  ## ruff, snakefmt and snakemake --lint
 	ruff check .

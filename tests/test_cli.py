@@ -106,7 +106,7 @@ def test_gc_lists_what_a_changed_parameter_left_behind_and_nothing_else(folder, 
     links = {path for path in before if Path(path).is_symlink()}
     new = configure({"localizers.cam.scales": [0.5]})
     stale = {str(old.folder(("parts", "plain", "cam")))}
-    stale |= {old.table_path(suffix) for suffix in (".csv", ".md", ".html")}
+    stale |= {old.table_path("scores", suffix) for suffix in (".csv", ".md", ".html")}
     stale |= {path for path in links if path.startswith("results/parts/plain/cam/")}
     assert listed(capsys) == stale
     assert everything() == before  # listing removes nothing

@@ -58,7 +58,7 @@ def remove_checkpoints(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files of checkpoint writes that were killed."""
+    """Remove the temporary files of writes that were killed: checkpoints, and the metrics beside them."""
     for path in _leftovers(folder):
         path.unlink(missing_ok=True)
 
@@ -68,7 +68,7 @@ def _checkpoints(folder: Path) -> list[Path]:
 
 
 def _leftovers(folder: Path) -> list[Path]:
-    return list(folder.glob(".epoch-*.ckpt.*.tmp"))
+    return [*folder.glob(".epoch-*.ckpt.*.tmp"), *folder.glob(".metrics.csv.*.tmp")]
 
 
 def _read(path: Path, key: str) -> tuple[dict[str, Any] | None, str]:

@@ -92,7 +92,7 @@ def test_variants(model, variant, steps, changes):
     compare(stride4_maps(seed), arrays[f"{variant}_cam_T{steps}"])
 
 
-@pytest.mark.parametrize("steps", [2, 12])
+@pytest.mark.parametrize("steps", [2, pytest.param(12, marks=pytest.mark.long)])
 def test_the_driver_over_four_scales(model, steps):
     arrays = golden("advcam_ms")
     photo, keys = arrays[f"T{steps}_image"], arrays[f"T{steps}_keys"]

@@ -2,27 +2,41 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from project import Project, copy_project
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items):
-    """Keep these tests in one process under pytest-xdist: the finished project is made once, not once a process."""
-    for item in items:
-        if item.path.is_relative_to(Path(__file__).parent):
-            item.add_marker(pytest.mark.xdist_group("workflow"))
+@pytest.fixture(scope="session")
+def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
+    """Make a folder once in a test session, whatever the number of pytest-xdist's processes: the others wait for it.
+
+    (Its own way, groups of tests that stay in one process, has no effect with pytest 9.)
+    """
+
+    def run(name: str, make: Callable[[Path], None]) -> Path:
+        base = tmp_path_factory.getbasetemp()
+        folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / name
+        with open(folder.with_suffix(".lock"), "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not folder.with_suffix(".done").exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                folder.with_suffix(".done").touch()
+        return folder
+
+    return run
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory) -> Project:
+def finished(once) -> Project:
     """The tiny default, run once to the end. Tests must leave it as it is."""
-    project = copy_project(tmp_path_factory.mktemp("finished"))
-    project.snakemake()
-    return project
+    return Project(once("finished", lambda folder: copy_project(folder).snakemake()))
 
 
 @pytest.fixture

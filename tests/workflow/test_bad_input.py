@@ -82,7 +82,7 @@ CONFIGS = {
     "number as a key": ({"7": 1}, ["7: unknown key"]),
     "unknown parameter": ({f"{PLAIN}.lerning_rate": 1}, [f"{PLAIN}.lerning_rate: unknown key"]),
     "unknown method": ({"refiners.crf": {"method": "crff"}}, [f"{CRF}.method: there is no 'crff'; did you mean 'crf'"]),
-    "no method": ({"refiners.crf": {"preset": "irn"}}, [f"{CRF}: needs 'method'; one of crf, none"]),
+    "no method": ({"refiners.crf": {"preset": "irn"}}, [f"{CRF}: needs 'method'; one of crf, irn, none, psa"]),
     "unknown format": ({"datasets.parts": {"format": "vocc"}}, ["datasets.parts.format", "did you mean 'voc'"]),
     "wrong type": ({f"{PLAIN}.epochs": "many"}, [f"{PLAIN}.epochs: 'many' should be of type integer", "Passes over"]),
     "fraction for a count": ({f"{PLAIN}.epochs": 1.5}, ["1.5 should be of type integer"]),
@@ -256,12 +256,18 @@ def spoil(root: Path) -> dict[str, dict]:
     }
 
 
-@pytest.fixture(scope="module")
-def failed(tmp_path_factory) -> tuple[Project, subprocess.CompletedProcess]:
+@pytest.fixture(scope="session")
+def failed(once) -> tuple[Project, subprocess.CompletedProcess]:
     """One run in which every job but one fails: bad datasets, bad weights, a full disk."""
+    folder = once("jobs", run_of_failing_jobs)
+    told = json.loads((folder / "run.json").read_text())
+    return Project(folder / "project"), subprocess.CompletedProcess([], **told)
+
+
+def run_of_failing_jobs(folder: Path) -> None:
     import torch
 
-    folder = tmp_path_factory.mktemp("jobs")
+    folder.mkdir()
     project = copy_project(folder / "project")
     (folder / "garbage.pth").write_bytes(b"not a state dict" * 20)
     torch.save({"layer1.0.weight": torch.zeros(2, 2), "stem.9.weight": torch.zeros(1)}, folder / "misfit.pth")
@@ -285,7 +291,9 @@ def failed(tmp_path_factory) -> tuple[Project, subprocess.CompletedProcess]:
     )
     goals = [f"results/{name}/catalog.train.h5" for name in ("many", "empty", "lacking", "typo")]
     goals += [f"results/good/{name}/classifier.pt" for name in ("garbage", "misfit", "release")]
-    return project, project.snakemake(*goals, "results/good/pictures.train.png", check=False)
+    run = project.snakemake(*goals, "results/good/pictures.train.png", check=False)
+    told = {"returncode": run.returncode, "stdout": run.stdout, "stderr": run.stderr}
+    (folder / "run.json").write_text(json.dumps(told))
 
 
 JOBS = {

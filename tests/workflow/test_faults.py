@@ -166,6 +166,7 @@ def disk():
         item.unmount()
 
 
+@pytest.mark.long
 def test_a_full_disk_says_so_and_leaves_nothing_half_written(finished, tmp_path, disk):
     project = unstarted(finished, tmp_path / "project")
     small = disk(project.results, 8192)
@@ -249,10 +250,10 @@ DAMAGES = {
                       copied(lambda p: stored(p, f"{NONE}/score.train.json")),
                       "tables/scores", "was made for another path"),
 }  # fmt: skip
-QUICK = ("flipped shard",)
 
 
-@pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in QUICK else pytest.mark.long) for n in DAMAGES])
+@pytest.mark.long
+@pytest.mark.parametrize("name", DAMAGES)
 def test_a_damaged_file_is_named_moved_aside_and_made_anew(finished, copy, name):
     find, damage, reader, message = DAMAGES[name]
     path = find(copy)
@@ -343,6 +344,7 @@ def test_two_without_a_lock_do_no_harm(finished, tmp_path):
 # --- as fast as you like ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_scores_do_not_depend_on_shards(finished, copy):
     for part in shards(copy, f"{SEED}/maps.val.h5"):
         part.unlink()

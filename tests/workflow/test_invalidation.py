@@ -396,6 +396,7 @@ def test_speed_keys_run_nothing(copy):
     assert copy.planned("--config", runtime) == {}
 
 
+@pytest.mark.long
 def test_a_localizer_runs_alone_and_going_back_costs_nothing(copy):
     before = copy.scores()
     copy.edit("config.yaml", "scales:\n    - 1.0", "scales:\n    - 0.5")

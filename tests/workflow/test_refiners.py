@@ -27,6 +27,7 @@ IRN_STEPS = {"label_irn": 2, "join_irn_labels": 1, "train_irn": 1, "predict_irn"
 PSA_STEPS = {"label_psa": 2, "join_psa_scores": 1, "train_psa": 1, "predict_psa": 2, "join_psa_affinities": 1}
 
 
+@pytest.mark.long
 def test_irn_runs_and_another_walk_only_walks_anew(copy):
     copy.configure(**CONFIG, runtime={"shards": 1})
     masks = f"{CAM}/irn/masks.val.h5"
