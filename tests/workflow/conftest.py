@@ -12,6 +12,13 @@ import pytest
 from project import Project, copy_project
 
 
+def pytest_collection_modifyitems(items):
+    """Start the finished project with the session: one process runs it while the others do what does not need it."""
+    first = next((n for n, item in enumerate(items) if "finished" in getattr(item, "fixturenames", ())), None)
+    if first is not None:
+        items.insert(0, items.pop(first))
+
+
 @pytest.fixture(scope="session")
 def once(tmp_path_factory) -> Callable[[str, Callable[[Path], None]], Path]:
     """Make a folder once in a test session, whatever the number of pytest-xdist's processes: the others wait for it.
