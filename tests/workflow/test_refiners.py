@@ -59,8 +59,8 @@ def test_every_file_of_both_is_made(copy):
     (made,) = copy.results.glob("store/parts-*/plain-*/cam-*/irn-*/instances.val-*.h5")
     found = Store(made, stage=INSTANCES)
     for image_id in found.ids:
-        masks, classes, scores = read_instances(found, image_id)
-        assert masks.shape[1:] == (48, 48) and len(masks) == len(classes) == len(scores)
+        shapes, classes, scores = read_instances(found, image_id)
+        assert shapes.shape[1:] == (48, 48) and len(shapes) == len(classes) == len(scores)
     # The study's row at the method's own setting is the score that the workflow gives that method.
     table = pd.read_csv(folder / "irn/walk.val.csv")
     assert set(table["beta"]) == {5, 10} and set(table["exp_times"]) == {2, 3} and set(table["gamma"]) == {1}
