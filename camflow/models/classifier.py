@@ -6,10 +6,7 @@ al. 2016, eq. 2); the head has no bias so that nothing else contributes.
 
 from __future__ import annotations
 
-import hashlib
 import importlib
-import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,13 +17,14 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from camflow.errors import ConfigError, StoreError, did_you_mean
 from camflow.models.backbones import IMAGENET_MEAN, IMAGENET_STD, Trunk, build_trunk
+from camflow.models.files import format_of, read_content, save_network
 from camflow.models.weights import load_initial_weights
-from camflow.store import atomic_path
 
-FORMAT = "camflow-classifier/1"
-# Formats of other hosts -> module and function that reads them. Imported only when such a file comes, so that this code
+KIND = "classifier"
+FORMAT = format_of(KIND)
+# Formats of other hosts -> module and function that builds them. Imported only when such a file comes, so that this code
 # is in the keys of their own recipes alone: everything made from a host lies below its classifier's key, which covers it.
-HOSTS = {"camflow-seam/1": ("camflow.models.seam", "load_seam")}
+HOSTS = {"camflow-seam/1": ("camflow.models.seam", "build_seam")}
 POOLINGS = ("gap", "gmp")
 DETACHES = ("none", "layer2")
 
@@ -225,12 +223,7 @@ def save_classifier(
     """
     if len(class_names) != model.n_classes:
         raise ConfigError(f"{len(class_names)} class names for a head of {model.n_classes} classes")
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    spec = {"network": model.spec, "class_names": list(class_names), "meta": meta or {}, "sha256": _digest(state)}
-    buffer = io.BytesIO()  # torch writes the file's own name into an archive, which a temporary name would change
-    torch.save({"format": FORMAT, "spec": json.dumps(spec, sort_keys=True), "state_dict": state}, buffer)
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
+    save_network(path, model, kind=KIND, class_names=class_names, meta=meta)
 
 
 def load_classifier(path: str | Path, device: str | torch.device = "cpu") -> Classifier:
@@ -239,35 +232,10 @@ def load_classifier(path: str | Path, device: str | torch.device = "cpu") -> Cla
     Raises:
         StoreError: the file is missing, torn, altered or no classifier.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise StoreError(path, "is missing; ask Snakemake for it again")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content.get("format")
-        spec, state = (json.loads(content["spec"]), content["state_dict"]) if found == FORMAT else (None, None)
-    except Exception as error:  # torch raises many types for a bad file
-        raise StoreError(
-            path, f"is not a whole classifier file ({type(error).__name__}); delete it and run again"
-        ) from error
-    if found in HOSTS:
-        del content  # their own loader reads it again
-        module, function = HOSTS[found]
-        return getattr(importlib.import_module(module), function)(path, device)
-    if found != FORMAT:
-        raise StoreError(path, f"is no classifier of format {' or '.join([FORMAT, *HOSTS])}")
-    if _digest(state) != spec["sha256"]:
-        raise StoreError(path, "is corrupt (its weights do not match their checksum); delete it and run again")
-    model = build_classifier(**spec["network"])
-    model.load_state_dict(state)
-    model.class_names, model.meta = spec["class_names"], spec["meta"]
-    return model.eval().to(device)
-
-
-def _digest(state: dict[str, torch.Tensor]) -> str:
-    """SHA-256 over names, dtypes, shapes and bytes of a state dict."""
-    digest = hashlib.sha256()
-    for name, value in state.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
+    content = read_content(path, "classifier")
+    if content.format == FORMAT:
+        return content.rebuild(build_classifier, device)
+    if content.format in HOSTS:
+        module, function = HOSTS[content.format]
+        return content.rebuild(getattr(importlib.import_module(module), function), device)
+    raise StoreError(content.path, f"is no classifier of format {' or '.join([FORMAT, *HOSTS])}")

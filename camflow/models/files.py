@@ -1,6 +1,6 @@
-"""Networks other than the classifier as files: atomic, checked by digest, equal bytes for equal weights and facts.
+"""Networks as files: atomic, checked by digest, equal bytes for equal weights and facts.
 
-Layout, as of ``camflow.models.classifier.save_classifier``: ``torch.save`` of {format, spec (JSON), state_dict}, where
+Layout: ``torch.save`` of {format, spec (JSON), state_dict}, where
 the spec holds the arguments that rebuild the network, the class names, facts and a digest of the weights.
 """
 
@@ -10,6 +10,7 @@ import hashlib
 import io
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +21,7 @@ from camflow.errors import StoreError
 from camflow.store import atomic_path
 
 Network = TypeVar("Network", bound=nn.Module)
+PREFIX = "camflow-"
 
 
 def save_network(
@@ -47,9 +49,48 @@ def save_network(
         "sha256": state_digest(state),
     }
     buffer = io.BytesIO()  # torch writes the file's own name into an archive, which a temporary name would change
-    torch.save({"format": _format(kind), "spec": json.dumps(spec, sort_keys=True), "state_dict": state}, buffer)
+    torch.save({"format": format_of(kind), "spec": json.dumps(spec, sort_keys=True), "state_dict": state}, buffer)
     with atomic_path(path) as temporary:
         temporary.write_bytes(buffer.getvalue())
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: the name of its format, the spec and the weights, not yet checked against their digest."""
+
+    path: Path
+    format: str
+    spec: dict[str, Any]
+    state: dict[str, torch.Tensor]
+
+    def rebuild(self, build: Callable[..., Network], device: str | torch.device = "cpu") -> Network:
+        """The network in eval mode with its ``class_names`` and ``meta``; ``build`` is called with the spec's arguments.
+
+        Raises ``StoreError`` when the weights were altered.
+        """
+        if state_digest(self.state) != self.spec["sha256"]:
+            raise StoreError(self.path, "is corrupt (its weights do not match their checksum); delete it and run again")
+        model = build(**self.spec["network"])
+        model.load_state_dict(self.state)
+        model.class_names, model.meta = self.spec["class_names"], self.spec["meta"]
+        return model.eval().to(device)
+
+
+def read_content(path: str | Path, what: str) -> Content:
+    """Read a file of ``save_network``; ``what`` names it in messages. Raises ``StoreError``: missing or torn."""
+    path = Path(path)
+    if not path.is_file():
+        raise StoreError(path, "is missing; ask Snakemake for it again")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        found = str(content.get("format"))
+        if not found.startswith(PREFIX):  # of another program
+            return Content(path, found, {}, {})
+        return Content(path, found, json.loads(content["spec"]), content["state_dict"])
+    except Exception as error:  # torch raises many types for a bad file
+        raise StoreError(
+            path, f"is not a whole {what} file ({type(error).__name__}); delete it and run again"
+        ) from error
 
 
 def load_network(
@@ -66,29 +107,17 @@ def load_network(
     Raises:
         StoreError: the file is missing, torn, altered or of another kind.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise StoreError(path, "is missing; ask Snakemake for it again")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        found = content.get("format")
-        spec, state = json.loads(content["spec"]), content["state_dict"]
-    except Exception as error:  # torch raises many types for a bad file
+    content = read_content(path, f"{kind} network")
+    if content.format != format_of(kind):
         raise StoreError(
-            path, f"is not a whole {kind} network file ({type(error).__name__}); delete it and run again"
-        ) from error
-    if found != _format(kind):
-        raise StoreError(path, f"is no {kind} network (its format is '{found}', wanted '{_format(kind)}')")
-    if state_digest(state) != spec["sha256"]:
-        raise StoreError(path, "is corrupt (its weights do not match their checksum); delete it and run again")
-    model = build(**spec["network"])
-    model.load_state_dict(state)
-    model.class_names, model.meta = spec["class_names"], spec["meta"]
-    return model.eval().to(device)
+            content.path, f"is no {kind} network (its format is '{content.format}', wanted '{format_of(kind)}')"
+        )
+    return content.rebuild(build, device)
 
 
-def _format(kind: str) -> str:
-    return f"camflow-{kind}/1"
+def format_of(kind: str) -> str:
+    """The name of the format that files of a kind carry."""
+    return f"{PREFIX}{kind}/1"
 
 
 def state_digest(state: dict[str, torch.Tensor]) -> str:

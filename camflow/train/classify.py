@@ -23,11 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from camflow.errors import ConfigError, DataError, did_you_mean
 from camflow.models.classifier import Classifier, build_classifier, save_classifier
 from camflow.train import distributed
-from camflow.train.augment import TrainTransform, check_augmentations, long_side_size, normalize, resize, to_chw
-from camflow.train.checkpoint import remove_checkpoints
-from camflow.train.loop import Task, fit
-from camflow.train.metrics import Row, write_metrics
-from camflow.train.settings import TrainSettings
+from camflow.train.augment import TrainTransform, normalize, resize, to_chw
+from camflow.train.inputs import InputParams
+from camflow.train.loop import Task
+from camflow.train.metrics import Row
+from camflow.train.tofile import train_to_file
 
 log = logging.getLogger(__name__)
 
@@ -35,21 +35,14 @@ LOSSES = ("soft_margin", "cross_entropy")
 
 
 @dataclasses.dataclass(frozen=True)
-class PlainParams:
+class PlainParams(InputParams):
     """Parameters of the classifier method ``plain``; the fields are the config's keys, described in its schema.
 
-    Fields that ``TrainSettings`` and ``build_classifier`` also have mean what they mean there. Others:
+    Fields that ``InputParams``, ``TrainSettings`` and ``build_classifier`` also have mean what they mean there. Others:
 
     Attributes:
         head_lr_mult: learning rate of the head as a multiple of ``lr``.
         loss: ``soft_margin`` (mean over classes of binary cross-entropies) or ``cross_entropy`` (one label per image).
-        crop: side of the square training input in pixels.
-        scale: bounds of the longer side a training image is resized to before cropping; None resizes every image to
-            ``crop`` x ``crop``.
-        hflip: probability of mirroring.
-        augment: {name: parameters} of further augmentations.
-        eval_size: longer side of validation images; None: the middle of ``scale``. Without ``scale`` validation images
-            are resized like training images.
     """
 
     backbone: str = "resnet50"
@@ -62,49 +55,13 @@ class PlainParams:
     freeze_stem: bool = True
     detach: str = "layer2"
     loss: str = "soft_margin"
-    epochs: int = 5
-    batch_size: int = 16
-    accumulate: int = 1
-    lr: float = 0.1
     head_lr_mult: float = 10.0
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
     momentum_slot: str = "authors"
-    optimizer: str = "sgd"
-    schedule: str = "poly"
-    power: float = 0.9
-    step_every: int = 1
-    gamma: float = 0.1
-    warmup_epochs: float = 0.0
-    precision: str = "fp32"
-    drop_last: bool = True
-    sync_bn: bool = False
-    evaluate_every: int = 1
-    seed: int = 0
-    threads: int = 1
-    channels_last: bool = False
-    crop: int = 512
-    scale: tuple[int, int] | None = (320, 640)
-    hflip: float = 0.5
-    augment: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=dict)
-    eval_size: int | None = None
 
     def __post_init__(self):
+        super().__post_init__()
         if self.loss not in LOSSES:
             raise ConfigError(f"unknown loss '{self.loss}'{did_you_mean(self.loss, LOSSES)}")
-        if self.scale is not None:
-            object.__setattr__(self, "scale", tuple(self.scale))  # a list when it comes from a config file
-            if len(self.scale) != 2 or not 1 <= self.scale[0] <= self.scale[1]:
-                raise ConfigError(f"scale must be two sizes in pixels, the smaller first, not {list(self.scale)}")
-        if self.crop < 1:
-            raise ConfigError(f"crop must be positive, not {self.crop}")
-        check_augmentations(self.augment)
-        self.settings()  # refuses what no training run can have
-
-    def settings(self) -> TrainSettings:
-        """Return the part that the training loop reads."""
-        names = [field.name for field in dataclasses.fields(TrainSettings)]
-        return TrainSettings(**{name: getattr(self, name) for name in names})
 
     def build(self, n_classes: int) -> Classifier:
         """Build the network with its initial weights."""
@@ -112,16 +69,6 @@ class PlainParams:
         if self.weights == "none" and (self.freeze_bn or self.freeze_stem or self.detach != "none"):
             log.warning("weights: none with freeze_bn, freeze_stem or detach leaves untrained layers as they are drawn")
         return build_classifier(self.backbone, n_classes, **{name: getattr(self, name) for name in names})
-
-    def transform(self, model: Classifier) -> TrainTransform:
-        """Return the training transform for a network."""
-        return TrainTransform(model.mean, model.std, self.crop, self.scale, self.hflip, self.augment)
-
-    def eval_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) at which a validation image of a size is seen."""
-        if self.scale is None:
-            return self.crop, self.crop
-        return long_side_size(size, self.eval_size or sum(self.scale) // 2)
 
 
 class Catalog(Protocol):
@@ -313,25 +260,24 @@ def train_classifier(
     Returns:
         The classifier in eval mode on its device.
     """
-    with distributed.process_group(torch.device(device)) as place:
-        model = params.build(len(catalog_train.class_names))
-        task = ClassifyTask(model, catalog_train, catalog_val, params, workers)
-        rows = fit(
-            task,
-            params.settings(),
-            key=key,
-            scratch=scratch,
-            metrics_csv=Path(scratch) / "metrics.csv",  # in place only when it is whole
-            device=place,
-            workers=workers,
-            progress=progress,
-        )
-        model = task.model
-        model.class_names = list(catalog_train.class_names)
-        model.meta = {**(meta or {}), "method": "plain", "params": dataclasses.asdict(params), "metrics": rows[-1]}
-        if distributed.rank() == 0:
-            write_metrics(metrics_csv, rows)
-            save_classifier(out, model, class_names=model.class_names, meta=model.meta)
-            remove_checkpoints(Path(scratch))
-            (Path(scratch) / "metrics.csv").unlink(missing_ok=True)
-    return model
+    class_names = list(catalog_train.class_names)
+
+    def make_task() -> ClassifyTask:
+        return ClassifyTask(params.build(len(class_names)), catalog_train, catalog_val, params, workers)
+
+    def save(model: Classifier, row: Row) -> None:
+        model.class_names = class_names
+        model.meta = {**(meta or {}), "method": "plain", "params": dataclasses.asdict(params), "metrics": row}
+        save_classifier(out, model, class_names=class_names, meta=model.meta)
+
+    return train_to_file(
+        make_task,
+        params.settings(),
+        save,
+        metrics_csv=metrics_csv,
+        scratch=scratch,
+        key=key,
+        device=device,
+        workers=workers,
+        progress=progress,
+    )

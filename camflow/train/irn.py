@@ -31,16 +31,16 @@ from camflow.models.irn import STRIDE, IrnNetwork, build_irn, check_multiple, sa
 from camflow.refine.neighbours import neighbours, shift, source_window
 from camflow.train import distributed
 from camflow.train.augment import IGNORE, normalize, random_crop_pad, random_flip, random_scale, to_chw
-from camflow.train.checkpoint import remove_checkpoints
-from camflow.train.loop import Task, fit
-from camflow.train.metrics import write_metrics
+from camflow.train.loop import Task
+from camflow.train.metrics import Row
 from camflow.train.settings import TrainSettings
+from camflow.train.tofile import train_to_file
 
 EPSILON = 1e-5  # in logarithms and added to the numbers of pairs
 
 
 @dataclasses.dataclass(frozen=True)
-class IrnTrainParams:
+class IrnTrainParams(TrainSettings):
     """Parameters of the training; the defaults are IRN's, which AdvCAM and LPCAM use unchanged.
 
     Fields that ``TrainSettings`` also has mean what they mean there. Others:
@@ -53,33 +53,17 @@ class IrnTrainParams:
         hflip: probability of mirroring.
     """
 
-    radius: int = 10
     epochs: int = 3
     batch_size: int = 32
-    accumulate: int = 1
-    lr: float = 0.1
-    disp_lr_mult: float = 10.0
-    weight_decay: float = 1e-4
-    momentum: float = 0.9
     momentum_slot: str = "authors"
-    optimizer: str = "sgd"
-    schedule: str = "poly"
-    power: float = 0.9
-    step_every: int = 1
-    gamma: float = 0.1
-    warmup_epochs: float = 0.0
-    precision: str = "fp32"
-    drop_last: bool = True
-    sync_bn: bool = False
-    evaluate_every: int = 1
-    seed: int = 0
-    threads: int = 1
-    channels_last: bool = False
+    radius: int = 10
+    disp_lr_mult: float = 10.0
     crop: int = 512
     scale: tuple[float, float] = (0.5, 1.5)
     hflip: float = 0.5
 
     def __post_init__(self):
+        super().__post_init__()
         object.__setattr__(self, "scale", tuple(float(s) for s in self.scale))
         if len(self.scale) != 2 or not 0 < self.scale[0] <= self.scale[1]:
             raise ConfigError(f"irn: scale must be two factors above 0, the smaller first, not {list(self.scale)}")
@@ -87,12 +71,6 @@ class IrnTrainParams:
             raise ConfigError("irn: hflip lies in [0, 1], disp_lr_mult is not negative")
         check_multiple("crop", self.crop)
         source_window((self.crop // STRIDE, self.crop // STRIDE), neighbours(self.radius).radius)
-        self.settings()  # refuses what no training run can have
-
-    def settings(self) -> TrainSettings:
-        """Return the part that the training loop reads."""
-        names = [field.name for field in dataclasses.fields(TrainSettings)]
-        return TrainSettings(**{name: getattr(self, name) for name in names})
 
 
 # --- pairs -----------------------------------------------------------------------------------------------------------
@@ -446,26 +424,28 @@ def train_irn(
         StoreError: an image has no labels.
         DataError: an image's labels are of another size.
     """
-    with distributed.process_group(torch.device(device)) as place:
-        task = IrnTask(build_irn(classifier, seed=params.seed), catalog, labels, params)
-        rows = fit(
-            task,
-            params.settings(),
-            key=key,
-            scratch=scratch,
-            metrics_csv=Path(scratch) / "metrics.csv",  # in place only when it is whole
-            device=place,
-            workers=workers,
-            progress=progress,
-        )
-        model = task.model
+
+    def make_task() -> IrnTask:
+        return IrnTask(build_irn(classifier, seed=params.seed), catalog, labels, params)
+
+    def finish(model: IrnNetwork) -> None:
         mean = mean_displacement(model, mean_catalog or catalog, params.crop, workers)
         model.mean_shift.running_mean.copy_(mean)
+
+    def save(model: IrnNetwork, row: Row) -> None:
         model.class_names = list(catalog.class_names)
-        model.meta = {**(meta or {}), "method": "irn", "params": dataclasses.asdict(params), "metrics": rows[-1]}
-        if distributed.rank() == 0:
-            write_metrics(metrics_csv, rows)
-            save_irn(out, model, class_names=model.class_names, meta=model.meta)
-            remove_checkpoints(Path(scratch))
-            (Path(scratch) / "metrics.csv").unlink(missing_ok=True)
-    return model
+        model.meta = {**(meta or {}), "method": "irn", "params": dataclasses.asdict(params), "metrics": row}
+        save_irn(out, model, class_names=model.class_names, meta=model.meta)
+
+    return train_to_file(
+        make_task,
+        params.settings(),
+        save,
+        finish=finish,
+        metrics_csv=metrics_csv,
+        scratch=scratch,
+        key=key,
+        device=device,
+        workers=workers,
+        progress=progress,
+    )

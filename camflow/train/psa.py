@@ -170,10 +170,6 @@ class AffinityParams(TrainSettings):
             raise ConfigError(f"affinity: crop is a multiple of {STRIDE} and at least {least}, not {self.crop}")
         check_augmentations(self.augment)
 
-    def settings(self) -> TrainSettings:
-        """Return the part that the training loop reads."""
-        return TrainSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainSettings)})
-
     def build(self) -> AffinityNet:
         """Build the network with its initial weights and the published layers frozen."""
         if self.weights == "none":

@@ -27,11 +27,10 @@ from torch.nn import functional
 
 from camflow.errors import ConfigError
 from camflow.models.seam import Seam, build_seam, max_norm, save_seam, strongest_only, with_background
-from camflow.train.augment import TrainTransform, check_augmentations, long_side_size
 from camflow.train.classify import Catalog, ClassifyTask
 from camflow.train.groups import freeze_as_published, published_groups
+from camflow.train.inputs import InputParams
 from camflow.train.metrics import Row
-from camflow.train.settings import TrainSettings
 from camflow.train.tofile import train_to_file
 
 log = logging.getLogger(__name__)
@@ -117,14 +116,13 @@ def seam_losses(full: Maps, small: Maps, label: torch.Tensor, hard_share: float 
 
 
 @dataclasses.dataclass(frozen=True)
-class SeamParams(TrainSettings):
-    """Parameters of the training of SEAM; the defaults are the published ones. Fields of ``TrainSettings`` and of
-    ``camflow.train.classify.PlainParams`` mean what they mean there.
+class SeamParams(InputParams):
+    """Parameters of the training of SEAM; the defaults are the published ones. Fields of ``InputParams`` and
+    ``TrainSettings`` mean what they mean there.
 
     Attributes:
         backbone, weights, output_stride, dilate, width: see ``camflow.models.seam.build_seam``. Published with
             ImageNet's weights; a classifier's file serves as well.
-        crop, scale, hflip, augment, eval_size: see ``PlainParams``.
         small_scale: size of the second branch relative to the first.
         hard_share: share of the values that the cross loss looks at.
     """
@@ -143,28 +141,15 @@ class SeamParams(TrainSettings):
     width: int = 24
     crop: int = 448
     scale: tuple[int, int] | None = (448, 768)
-    hflip: float = 0.5
     augment: Mapping[str, Mapping[str, Any]] = dataclasses.field(default_factory=lambda: {"colour_jitter": {}})
-    eval_size: int | None = None
     small_scale: float = 0.3
     hard_share: float = 0.2
 
     def __post_init__(self):
         super().__post_init__()
-        if self.scale is not None:
-            object.__setattr__(self, "scale", tuple(self.scale))  # a list when it comes from a config file
-            if len(self.scale) != 2 or not 1 <= self.scale[0] <= self.scale[1]:
-                raise ConfigError(f"scale must be two sizes in pixels, the smaller first, not {list(self.scale)}")
-        if self.crop < 1:
-            raise ConfigError(f"crop must be positive, not {self.crop}")
         for name in ("small_scale", "hard_share"):
             if not 0 < getattr(self, name) <= 1:
                 raise ConfigError(f"seam: {name} lies in (0, 1], not {getattr(self, name)}")
-        check_augmentations(self.augment)
-
-    def settings(self) -> TrainSettings:
-        """Return the part that the training loop reads."""
-        return TrainSettings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(TrainSettings)})
 
     def build(self, n_classes: int) -> Seam:
         """Build the network with its initial weights and the published layers frozen."""
@@ -174,16 +159,6 @@ class SeamParams(TrainSettings):
         model = build_seam(self.backbone, n_classes, **{name: getattr(self, name) for name in names})
         freeze_as_published(model.net)
         return model
-
-    def transform(self, model: Seam) -> TrainTransform:
-        """Return the training transform for a network."""
-        return TrainTransform(model.mean, model.std, self.crop, self.scale, self.hflip, self.augment)
-
-    def eval_grid(self, size: tuple[int, int]) -> tuple[int, int]:
-        """Return the (height, width) at which a validation image of a size is seen."""
-        if self.scale is None:
-            return self.crop, self.crop
-        return long_side_size(size, self.eval_size or sum(self.scale) // 2)
 
 
 class SeamTask(ClassifyTask):

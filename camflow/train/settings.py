@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from camflow.errors import ConfigError, did_you_mean
 
@@ -77,3 +77,7 @@ class TrainSettings:
                 raise ConfigError(f"{name} must not be negative, but is {getattr(self, name)}")
         if self.accumulate > self.batch_size:
             raise ConfigError(f"accumulate ({self.accumulate}) cannot exceed batch_size ({self.batch_size})")
+
+    def settings(self) -> TrainSettings:
+        """The part that the loop reads, of a method's parameters that inherit these."""
+        return TrainSettings(**{field.name: getattr(self, field.name) for field in fields(TrainSettings)})

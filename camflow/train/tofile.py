@@ -1,4 +1,4 @@
-"""Train a task and write its network: what the training stages other than the classifier's share."""
+"""Train a task and write its network: what all training stages share."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def train_to_file(
     settings: TrainSettings,
     save: Callable[[nn.Module, Row], None],
     *,
+    finish: Callable[[nn.Module], None] | None = None,
     metrics_csv: str | Path,
     scratch: str | Path,
     key: str,
@@ -33,6 +34,7 @@ def train_to_file(
         make_task: builds the task, once the process group stands.
         settings: of the loop.
         save: writes the trained network, given the last row of the metrics; called by one process only.
+        finish: what remains to be found for the network after training; called by every process.
         metrics_csv: one row per epoch; in place only when it is whole.
         scratch, key, device, workers, progress: see ``camflow.train.loop.fit``.
 
@@ -52,6 +54,8 @@ def train_to_file(
             workers=workers,
             progress=progress,
         )
+        if finish is not None:
+            finish(task.model)
         if distributed.rank() == 0:
             write_metrics(metrics_csv, rows)
             save(task.model, rows[-1])

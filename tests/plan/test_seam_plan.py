@@ -167,9 +167,7 @@ def edit(monkeypatch):
     return pretend
 
 
-@pytest.mark.parametrize(
-    "module", ["camflow.models.seam", "camflow.models.files", "camflow.train.seam", "camflow.train.seam_files"]
-)
+@pytest.mark.parametrize("module", ["camflow.models.seam", "camflow.train.seam", "camflow.train.seam_files"])
 def test_seam_code_makes_anew_what_comes_from_seam_and_nothing_else(plan, edit, module):
     before = plan()
     plain, seam = paths(before, "plain"), paths(before, "seam")
@@ -177,6 +175,15 @@ def test_seam_code_makes_anew_what_comes_from_seam_and_nothing_else(plan, edit, 
     after = plan()
     assert paths(after, "plain") == plain
     assert not set(paths(after, "seam").values()) & set(seam.values())
+
+
+@pytest.mark.parametrize("module", ["camflow.models.files", "camflow.train.inputs", "camflow.train.tofile"])
+def test_code_that_all_classifiers_share_makes_all_anew(plan, edit, module):
+    before = plan()
+    old = {*paths(before, "plain").values(), *paths(before, "seam").values()}
+    edit(module)
+    after = plan()
+    assert not {*paths(after, "plain").values(), *paths(after, "seam").values()} & old
 
 
 def test_code_of_the_localizer_belongs_to_its_own_maps(plan, edit):
