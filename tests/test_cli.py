@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ from camflow import cli
 from camflow.plan import gc
 from camflow.plan.plan import Plan, parse_target
 from camflow.store import StoreWriter, write_json
+from tests.places import with_places
 
 CONFIG = {
     "recipes": ["parts/plain/cam/{none,crf}"],
@@ -37,14 +37,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 
 def configure(places: dict) -> Plan:
     """Write config.yaml: CONFIG with values set (or, for None, removed) at dotted places."""
-    config = copy.deepcopy(CONFIG)
-    for place, value in places.items():
-        *sections, key = place.split(".")
-        part = config
-        for section in sections:
-            part = part.setdefault(section, {})
-        part[key] = value
-    Path("config.yaml").write_text(yaml.safe_dump(config))
+    Path("config.yaml").write_text(yaml.safe_dump(with_places(CONFIG, places)))
     return Plan.load(["config.yaml"])
 
 

@@ -116,7 +116,7 @@ def score_seed(
     confusions = sweep.result()
     on_grid = confusions[[edges.index(t) for t in params.thresholds]]
     curve = miou(on_grid, params.miou)
-    best = _best(curve)
+    best = first_best(curve)
     chosen = on_grid[best] if threshold is None else confusions[edges.index(threshold)]
     if threshold is None:
         threshold, source = params.thresholds[best], {"kind": "best on this split"}
@@ -165,7 +165,7 @@ def _threshold(params: ScoreParams, other: Mapping[str, Any] | None) -> tuple[fl
         ) from error
 
 
-def _best(curve: np.ndarray) -> int:
+def first_best(curve: np.ndarray) -> int:
     """Position of the first maximum; 0 when no pixel was counted."""
     return int(np.nanargmax(curve)) if not np.isnan(curve).all() else 0
 

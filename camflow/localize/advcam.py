@@ -31,7 +31,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -389,18 +389,11 @@ def extract_advcams(
     writer: StoreWriter,
     *,
     pairs: int | None = None,
-    batch_size: int = 8,
-    device: str | torch.device = "cpu",
-    workers: int = 1,
-    progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> None:
     """Write the AdvCAM maps of a catalog into an open ``StoreWriter(stage="maps")``; arguments as in ``extract_maps``.
 
     The classes of an image run side by side; on a GPU so do images of one size, ``pairs`` at a time.
     """
-    method = advcam(params, pairs=pairs)
     with frozen(model):
-        extract_maps(
-            model, catalog, method, params, writer,
-            batch_size=batch_size, device=device, workers=workers, progress=progress,
-        )  # fmt: skip
+        extract_maps(model, catalog, advcam(params, pairs=pairs), params, writer, **options)

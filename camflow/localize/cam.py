@@ -12,7 +12,7 @@ weighs by its raw magnitude.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,18 +43,6 @@ def add_views(maps: torch.Tensor, classes: Sequence[np.ndarray]) -> list[torch.T
     return [image[torch.as_tensor(present, device=maps.device)] for image, present in zip(total, classes, strict=True)]
 
 
-def extract_cams(
-    model: nn.Module,
-    catalog: Photos,
-    params: CamParams,
-    writer: StoreWriter,
-    *,
-    batch_size: int = 8,
-    device: str | torch.device = "cpu",
-    workers: int = 1,
-    progress: Callable[[int], Any] | None = None,
-) -> None:
+def extract_cams(model: nn.Module, catalog: Photos, params: CamParams, writer: StoreWriter, **options: Any) -> None:
     """Write the CAMs of a catalog into an open ``StoreWriter(stage="maps")``; arguments as in ``extract_maps``."""
-    extract_maps(
-        model, catalog, cam, params, writer, batch_size=batch_size, device=device, workers=workers, progress=progress
-    )
+    extract_maps(model, catalog, cam, params, writer, **options)

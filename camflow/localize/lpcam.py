@@ -16,7 +16,7 @@ plus the length of f. Where f is zero so is the map.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -162,10 +162,8 @@ def extract_lpcams(
     writer: StoreWriter,
     vectors: torch.Tensor,
     *,
-    batch_size: int = 8,
     device: str | torch.device = "cpu",
-    workers: int = 1,
-    progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> None:
     """Write the LPCAMs of a catalog into an open ``StoreWriter(stage="maps")``.
 
@@ -182,14 +180,4 @@ def extract_lpcams(
             f"the prototypes are {tuple(vectors.shape)} (classes, channels), the classifier is {wanted}; "
             "make the prototypes again with this classifier"
         )
-    extract_maps(
-        model,
-        catalog,
-        lpcam(vectors.to(device)),
-        params,
-        writer,
-        batch_size=batch_size,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )
+    extract_maps(model, catalog, lpcam(vectors.to(device)), params, writer, device=device, **options)

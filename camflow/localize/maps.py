@@ -108,7 +108,7 @@ def stride4_maps(seed: SeedMaps) -> np.ndarray:
     which ``full_size_maps`` does not do: the two grids sample the same map differently, as in the published code.
     """
     height, width = ((n - 1) // 4 + 1 for n in seed.size)
-    return normalise(_summed(seed, (height, width)))
+    return normalise(summed_maps(seed, (height, width)))
 
 
 def full_size_maps(seed: SeedMaps) -> np.ndarray:
@@ -120,7 +120,7 @@ def full_size_maps(seed: SeedMaps) -> np.ndarray:
     """
     frame = seed.frame or seed.size
     canvas = tuple(-(-n // seed.stride) * seed.stride for n in frame)
-    total = _summed(seed, canvas)[:, : frame[0], : frame[1]]
+    total = summed_maps(seed, canvas)[:, : frame[0], : frame[1]]
     if frame != tuple(seed.size):
         total = _resize(total, seed.size)
     return normalise(total)
@@ -132,7 +132,8 @@ def normalise(maps: np.ndarray) -> np.ndarray:
     return np.where(peak > 0, maps / (peak + maps.dtype.type(EPSILON)), maps.dtype.type(0))
 
 
-def _summed(seed: SeedMaps, size: tuple[int, ...]) -> np.ndarray:
+def summed_maps(seed: SeedMaps, size: tuple[int, ...]) -> np.ndarray:
+    """Sum over the scales, each resized bilinearly (align_corners False) straight to ``size``: (K, *size)."""
     total = np.zeros((len(seed.classes), *size), seed.maps[0].dtype if seed.maps else np.float32)
     for maps in seed.maps:
         total += _resize(maps, size)

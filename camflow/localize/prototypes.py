@@ -442,10 +442,7 @@ def cluster_class(
     masks: Store,
     class_index: int,
     params: PrototypeParams,
-    *,
-    device: str | torch.device = "cpu",
-    workers: int = 1,
-    progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> ClassPrototypes:
     """Gather, cluster and score one class; arguments and errors as in ``collect``.
 
@@ -454,7 +451,7 @@ def cluster_class(
     """
     name = catalog.class_names[class_index]
     images = images_of_class(catalog, class_index, params)
-    sides = collect(model, catalog, masks, class_index, params, device=device, workers=workers, progress=progress)
+    sides = collect(model, catalog, masks, class_index, params, **options)
     return cluster_points(model, name, class_index, sides, params, images=sum(images.values()))
 
 

@@ -16,7 +16,7 @@ least as large, and what is left of it (never below zero) is the whole differenc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,17 +77,7 @@ def _min_max(maps: np.ndarray) -> np.ndarray:
 
 
 def extract_seam_maps(
-    model: nn.Module,
-    catalog: Photos,
-    params: SeamMapParams,
-    writer: StoreWriter,
-    *,
-    batch_size: int = 8,
-    device: str | torch.device = "cpu",
-    workers: int = 1,
-    progress: Callable[[int], Any] | None = None,
+    model: nn.Module, catalog: Photos, params: SeamMapParams, writer: StoreWriter, **options: Any
 ) -> None:
     """Write SEAM's maps of a catalog into an open ``StoreWriter(stage="maps")``; arguments as in ``extract_maps``."""
-    extract_maps(
-        model, catalog, seam, params, writer, batch_size=batch_size, device=device, workers=workers, progress=progress
-    )
+    extract_maps(model, catalog, seam, params, writer, **options)

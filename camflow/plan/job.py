@@ -81,6 +81,24 @@ class Job:
             **more,
         }
 
+    def training(self, out: str) -> dict[str, Any]:
+        """Arguments that every training takes from its job: its files, what it may go on from and what it runs on.
+
+        Args:
+            out: the output that holds the network.
+        """
+        # A run killed on one kind of device does not go on on another: the arithmetic differs.
+        key = " ".join(filter(None, (self.key, self.token if self.step else "", self.device.split(":")[0])))
+        return {
+            "out": out,
+            "metrics_csv": self.output.training,
+            "scratch": str(self.scratch),
+            "key": key,
+            "device": self.device,
+            "workers": self.runtime["workers"],
+            "meta": self.meta(device=self.device),
+        }
+
     def envelope(self) -> dict[str, Any]:
         """What a score says of its origin. Software versions stay out, so that equal scores are equal bytes."""
         return {"target": self.target, "recipe": self.recipe, "segments": self.segments, "token": self.token}

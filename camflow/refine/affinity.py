@@ -6,8 +6,9 @@ cost seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+import functools
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import torch
 
 from camflow.errors import ConfigError, DataError, did_you_mean
 from camflow.localize.extract import numerics
-from camflow.localize.maps import checked_seed, full_size_maps
+from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.models.psa import AffinityNet
-from camflow.refine.driver import Photos, _ordered_map
+from camflow.refine.driver import Photos, write_in_order
+from camflow.refine.photos import write_photos
 from camflow.refine.psa import PropagateParams, label_scores, predict_affinities, propagate, propagate_params
 from camflow.refine.psa_labels import ConfidentParams
 from camflow.store import Store, StoreWriter
@@ -46,27 +48,21 @@ def write_affinities(
     model: AffinityNet,
     catalog: Photos,
     writer: StoreWriter,
-    *,
-    device: str | torch.device = "cpu",
-    progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> None:
     """Write the affinities of every photo, (34, n) float16, with its ``size``.
 
     Args:
-        model: in eval mode on ``device``.
-        catalog: the photos, in the order of whose ids is written.
+        model: in eval mode on the ``device`` of the options.
+        catalog: the photos.
         writer: an open ``StoreWriter(stage=STAGE)``.
-        device: where the network runs; with one thread and one photo at a time on the CPU, so that the bytes depend on
-            neither the machine's load nor the other photos.
-        progress: called with the number of images done since its last call.
+        options: ``device`` and ``progress`` of ``camflow.refine.photos.write_photos``.
     """
-    with numerics(torch.device(device), "float32"):
-        for image_id in catalog.ids:
-            photo = catalog.image(image_id)
-            affinity = predict_affinities(model, photo).astype(np.float16)
-            writer.write(image_id, affinity, size=np.array(photo.shape[:2], np.int32))
-            if progress is not None:
-                progress(1)
+
+    def predict(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        return predict_affinities(model, photo).astype(np.float16), {"size": np.array(photo.shape[:2], np.int32)}
+
+    write_photos(predict, catalog, writer, **options)
 
 
 def read_affinities(store: Store, image_id: str, size: tuple[int, int]) -> np.ndarray:
@@ -85,20 +81,12 @@ def read_affinities(store: Store, image_id: str, size: tuple[int, int]) -> np.nd
     return store.read(image_id).astype(np.float32)
 
 
-@dataclass(frozen=True)
-class _Walk:
-    maps: Store
-    affinities: Store
-    params: PropagateParams
-
-    def __call__(self, item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray]:
-        image_id, size = item
-        seed = checked_seed(self.maps, image_id, size)
-        maps = full_size_maps(seed)
-        if not maps.size or maps.max() <= 0:
-            return image_id, np.zeros(seed.size, np.uint8)
-        scores = propagate(read_affinities(self.affinities, image_id, seed.size), maps, self.params)
-        return image_id, label_scores(scores, seed.classes, seed.size).labels
+def _walked(affinities: Store, params: PropagateParams, image_id: str, seed: SeedMaps) -> tuple[np.ndarray]:
+    maps = full_size_maps(seed)
+    if not maps.size or maps.max() <= 0:
+        return (np.zeros(seed.size, np.uint8),)
+    scores = propagate(read_affinities(affinities, image_id, seed.size), maps, params)
+    return (label_scores(scores, seed.classes, seed.size).labels,)
 
 
 def walk_affinities(
@@ -107,9 +95,7 @@ def walk_affinities(
     catalog: Photos,
     params: PropagateParams,
     writer: StoreWriter,
-    *,
-    jobs: int = 1,
-    progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> None:
     """Write PSA's pseudo-mask of every image, uint8 (H, W).
 
@@ -119,16 +105,12 @@ def walk_affinities(
         catalog: the images, in the order of whose ids is written.
         params: of the walk.
         writer: an open ``StoreWriter(stage="masks")``.
-        jobs: worker processes. They are spawned, so a calling script needs ``if __name__ == "__main__":``.
-        progress: called with the number of images done since its last call.
+        options: ``jobs`` and ``progress`` of ``camflow.refine.driver.write_in_order``.
 
     Raises:
         StoreError: an image is missing in a store.
         DataError: maps, affinities and photo differ in size; names the image.
     """
-    items = list(zip(catalog.ids, catalog.sizes, strict=True))
     with numerics(torch.device("cpu"), "float32"):
-        for image_id, labels in _ordered_map(_Walk(maps, affinities, params), items, jobs):
-            writer.write(image_id, labels)
-            if progress is not None:
-                progress(1)
+        work = functools.partial(_walked, affinities, params)
+        write_in_order(work, maps, catalog, writer.write, **options)

@@ -10,6 +10,7 @@ A refiner is a function ``method(photo, maps, classes, threshold, params) -> Ref
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -96,59 +97,96 @@ def refine_maps(
         StoreError: an image is missing in the store.
         DataError: maps and photo differ in size; names the image.
     """
-    task = _Task(maps_store, catalog, method, params, float(threshold), confidence is not None)
-    items = list(zip(catalog.ids, catalog.sizes, strict=True))
-    for image_id, labels, score in _ordered_map(task, items, jobs):
+
+    def write(image_id: str, labels: np.ndarray, score: np.ndarray | None) -> None:
         writer.write(image_id, labels)
         if confidence is not None:
             confidence.write(image_id, score)
-        if progress is not None:
-            progress(1)
+
+    work = functools.partial(_refined, catalog, method, params, float(threshold), confidence is not None)
+    write_in_order(work, maps_store, catalog, write, jobs=jobs, progress=progress)
 
 
-@dataclass(frozen=True)
-class _Task:
-    store: Store
-    catalog: Photos
-    method: Method
-    params: Any
-    threshold: float
-    keep_confidence: bool
+def _refined(
+    catalog: Photos,
+    method: Method,
+    params: Any,
+    threshold: float,
+    keep_confidence: bool,
+    image_id: str,
+    seed: SeedMaps,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    refined = refine_seed(lambda: photo_of(catalog, image_id, seed.size), seed, method, params, threshold)
+    score = np.rint(np.clip(refined.confidence, 0, 1) * 255).astype(np.uint8) if keep_confidence else None
+    return refined.labels, score
 
-    def __call__(self, item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray, np.ndarray | None]:
-        image_id, size = item
-        seed = checked_seed(self.store, image_id, size)
-        refined = refine_seed(lambda: self._photo(image_id, seed.size), seed, self.method, self.params, self.threshold)
-        score = np.rint(np.clip(refined.confidence, 0, 1) * 255).astype(np.uint8) if self.keep_confidence else None
-        return image_id, refined.labels, score
 
-    def _photo(self, image_id: str, size: tuple[int, int]) -> np.ndarray:
-        photo = np.ascontiguousarray(self.catalog.image(image_id))
-        if photo.shape[:2] != size:
-            raise DataError(
-                f"image '{image_id}' is {photo.shape[:2]} pixels, its maps are for {size}; make the maps again"
-            )
-        return photo
+def photo_of(catalog: Photos, image_id: str, size: tuple[int, int]) -> np.ndarray:
+    """The photo of an image, uint8 (H, W, 3). Raises ``DataError`` unless it has the ``size`` of its maps."""
+    photo = np.ascontiguousarray(catalog.image(image_id))
+    if photo.shape[:2] != size:
+        raise DataError(f"image '{image_id}' is {photo.shape[:2]} pixels, its maps are for {size}; make the maps again")
+    return photo
 
 
 # --- processes -------------------------------------------------------------------------------------------------------
 
-_task: _Task | None = None  # of this worker process: sent once instead of with every image
+
+def write_in_order(
+    work: Callable[[str, SeedMaps], tuple],
+    maps_store: Store,
+    catalog: Photos,
+    write: Callable[..., Any],
+    *,
+    jobs: int = 1,
+    progress: Callable[[int], Any] | None = None,
+) -> None:
+    """Work on the seed of every image of a catalog and hand on what is found, in the order of the ids.
+
+    Args:
+        work: ``work(id, seed)`` gives a tuple; a module-level function, or a ``functools.partial`` of one, so that it
+            can be sent to the processes.
+        maps_store: seed maps, at least of the catalog's images.
+        catalog: the images.
+        write: called with the id and the tuple's parts for one image after the other, e.g. ``StoreWriter.write``.
+        jobs: worker processes. They are spawned, so a calling script needs ``if __name__ == "__main__":``.
+        progress: called with the number of images done since its last call.
+
+    Raises:
+        StoreError: an image is missing in the store.
+        DataError: maps and photo differ in size; names the image.
+    """
+    items = list(zip(catalog.ids, catalog.sizes, strict=True))
+    for image_id, found in ordered_map(functools.partial(_of_seed, work, maps_store), items, jobs):
+        write(image_id, *found)
+        if progress is not None:
+            progress(1)
 
 
-def _start(task: _Task) -> None:
+def _of_seed(work: Callable[[str, SeedMaps], tuple], store: Store, item: tuple[str, np.ndarray]) -> tuple[str, tuple]:
+    image_id, size = item
+    return image_id, work(image_id, checked_seed(store, image_id, size))
+
+
+_task: Callable[[Any], Any] | None = None  # of this worker process: sent once instead of with every item
+
+
+def _start(task: Callable[[Any], Any]) -> None:
     global _task
     torch.set_num_threads(1)
     _task = task
 
 
-def _run(item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray, np.ndarray | None]:
+def _run(item: Any) -> Any:
     assert _task is not None
     return _task(item)
 
 
-def _ordered_map(task: _Task, items: Iterable[Any], jobs: int) -> Iterator[Any]:
-    """Results in the order of the items; at most four per process are under way, so memory stays flat."""
+def ordered_map(task: Callable[[Any], Any], items: Iterable[Any], jobs: int) -> Iterator[Any]:
+    """Results of a task that can be pickled, in the order of the items, from ``jobs`` spawned processes.
+
+    At most four items per process are under way, so memory stays flat.
+    """
     if jobs <= 1:
         yield from map(task, items)
         return

@@ -6,8 +6,9 @@ threshold) cost seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields
+import functools
+from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,10 @@ import torch
 
 from camflow.errors import DataError
 from camflow.localize.extract import numerics
-from camflow.localize.maps import checked_seed, stride4_maps
+from camflow.localize.maps import SeedMaps, stride4_maps
 from camflow.models.irn import IrnNetwork, boundaries_of_photo, check_multiple, grid_size
-from camflow.refine.driver import Photos, _ordered_map
+from camflow.refine.driver import Photos, write_in_order
+from camflow.refine.photos import write_photos
 from camflow.refine.walk import (
     InstanceParams,
     Instances,
@@ -55,28 +57,24 @@ def write_boundaries(
     catalog: Photos,
     canvas: int,
     writer: StoreWriter,
-    *,
-    device: str | torch.device = "cpu",
-    progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> None:
     """Write boundary map and displacement field of every photo: (3, h, w) float16 of [boundary, dy, dx].
 
     Args:
-        model: in eval mode on ``device``.
-        catalog: the photos, in the order of whose ids is written.
+        model: in eval mode on the ``device`` of the options.
+        catalog: the photos.
         canvas: see ``camflow.models.irn.canvas_size``.
         writer: an open ``StoreWriter(stage=BOUNDARIES)``.
-        device: where the network runs; with one thread and one photo at a time on the CPU, so that the bytes depend on
-            neither the machine's load nor the other photos.
-        progress: called with the number of images done since its last call.
+        options: ``device`` and ``progress`` of ``camflow.refine.photos.write_photos``.
     """
     check_multiple("canvas", canvas)
-    with numerics(torch.device(device), "float32"):
-        for image_id in catalog.ids:
-            edge, field = boundaries_of_photo(model, catalog.image(image_id), canvas)
-            writer.write(image_id, np.concatenate([edge[None], field]).astype(np.float16))
-            if progress is not None:
-                progress(1)
+
+    def predict(photo: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+        edge, field = boundaries_of_photo(model, photo, canvas)
+        return np.concatenate([edge[None], field]).astype(np.float16), {}
+
+    write_photos(predict, catalog, writer, **options)
 
 
 def read_boundaries(store: Store, image_id: str, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -98,36 +96,19 @@ def read_boundaries(store: Store, image_id: str, size: tuple[int, int]) -> tuple
 # --- walks -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class _Semantic:
-    maps: Store
-    edges: Store
-    walk: WalkParams
-
-    def __call__(self, item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray]:
-        image_id, size = item
-        seed = checked_seed(self.maps, image_id, size)
-        if not len(seed.classes):
-            return image_id, np.zeros(seed.size, np.uint8)
-        edge, _ = read_boundaries(self.edges, image_id, seed.size)
-        scores = semantic_scores(edge, stride4_maps(seed), self.walk)
-        return image_id, semantic_labels(scores, seed.classes, seed.size, self.walk.threshold).labels
+def _semantic(edges: Store, walk: WalkParams, image_id: str, seed: SeedMaps) -> tuple[np.ndarray]:
+    if not len(seed.classes):
+        return (np.zeros(seed.size, np.uint8),)
+    edge, _ = read_boundaries(edges, image_id, seed.size)
+    scores = semantic_scores(edge, stride4_maps(seed), walk)
+    return (semantic_labels(scores, seed.classes, seed.size, walk.threshold).labels,)
 
 
-@dataclass(frozen=True)
-class _Instances:
-    maps: Store
-    edges: Store
-    walk: WalkParams
-    params: InstanceParams
-
-    def __call__(self, item: tuple[str, np.ndarray]) -> tuple[str, Instances]:
-        image_id, size = item
-        seed = checked_seed(self.maps, image_id, size)
-        edge, field = read_boundaries(self.edges, image_id, seed.size)
-        return image_id, instance_masks(
-            edge, field, stride4_maps(seed), seed.classes, seed.size, self.walk, self.params
-        )
+def _instances(
+    edges: Store, walk: WalkParams, params: InstanceParams, image_id: str, seed: SeedMaps
+) -> tuple[Instances]:
+    edge, field = read_boundaries(edges, image_id, seed.size)
+    return (instance_masks(edge, field, stride4_maps(seed), seed.classes, seed.size, walk, params),)
 
 
 def walk_maps(
@@ -136,9 +117,7 @@ def walk_maps(
     catalog: Photos,
     walk: WalkParams,
     writer: StoreWriter,
-    *,
-    jobs: int = 1,
-    progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> None:
     """Write IRN's pseudo-mask of every image, uint8 (H, W).
 
@@ -148,18 +127,14 @@ def walk_maps(
         catalog: the images, in the order of whose ids is written.
         walk: parameters of the walk.
         writer: an open ``StoreWriter(stage="masks")``.
-        jobs: worker processes. They are spawned, so a calling script needs ``if __name__ == "__main__":``.
-        progress: called with the number of images done since its last call.
+        options: ``jobs`` and ``progress`` of ``camflow.refine.driver.write_in_order``.
 
     Raises:
         StoreError: an image is missing in a store.
         DataError: maps, boundaries and photo differ in size; names the image.
     """
     with numerics(CPU, "float32"):
-        for image_id, labels in _ordered_map(_Semantic(maps, edges, walk), _items(catalog), jobs):
-            writer.write(image_id, labels)
-            if progress is not None:
-                progress(1)
+        write_in_order(functools.partial(_semantic, edges, walk), maps, catalog, writer.write, **options)
 
 
 def walk_instances(
@@ -169,23 +144,18 @@ def walk_instances(
     walk: WalkParams,
     params: InstanceParams,
     writer: StoreWriter,
-    *,
-    jobs: int = 1,
-    progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> None:
     """Write IRN's instance masks of every image; arguments as of ``walk_maps``.
 
     Masks of an image do not overlap: they are stored as one map uint16 (H, W), 0 where there is none and k the k-th,
     with the 0-based ``classes`` and the ``scores`` beside it; ``camflow.evaluate.objects`` reads it.
     """
+
+    def write(image_id: str, found: Instances) -> None:
+        number = np.arange(1, len(found.masks) + 1, dtype=np.uint16)[:, None, None]
+        packed = (found.masks * number).sum(axis=0, dtype=np.uint16)
+        writer.write(image_id, packed, classes=found.classes.astype(np.int32), scores=found.scores)
+
     with numerics(CPU, "float32"):
-        for image_id, found in _ordered_map(_Instances(maps, edges, walk, params), _items(catalog), jobs):
-            number = np.arange(1, len(found.masks) + 1, dtype=np.uint16)[:, None, None]
-            packed = (found.masks * number).sum(axis=0, dtype=np.uint16)
-            writer.write(image_id, packed, classes=found.classes.astype(np.int32), scores=found.scores)
-            if progress is not None:
-                progress(1)
-
-
-def _items(catalog: Photos) -> list[tuple[str, np.ndarray]]:
-    return list(zip(catalog.ids, catalog.sizes, strict=True))
+        write_in_order(functools.partial(_instances, edges, walk, params), maps, catalog, write, **options)

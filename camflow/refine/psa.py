@@ -20,8 +20,8 @@ from camflow.localize.extract import Photos, normalisation_table, numerics, to_v
 from camflow.localize.maps import checked_seed, full_size_maps
 from camflow.models.psa import RADIUS, STRIDE, AffinityNet, padded_size
 from camflow.refine.crf import background_score
-from camflow.refine.driver import Refined, class_ids
-from camflow.refine.psa_labels import block_mean, photo_of
+from camflow.refine.driver import Refined, class_ids, photo_of
+from camflow.refine.psa_labels import block_mean
 from camflow.refine.walk import pair_affinities
 from camflow.store import Store, StoreWriter
 

@@ -10,6 +10,7 @@ Labels are LOCAL: 0 background, k the k-th present class of that image. Only equ
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from camflow.errors import ConfigError, DataError
-from camflow.localize.maps import SeedMaps, checked_seed, full_size_maps
+from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.refine.crf import CrfParams, background_score, crf_params, dense_crf_many, unary_from_probabilities
-from camflow.refine.driver import IGNORE, Photos, _ordered_map
+from camflow.refine.driver import IGNORE, Photos, photo_of, write_in_order
 from camflow.store import Store, StoreWriter
 
 STAGE = "affinity_labels"
@@ -80,9 +81,7 @@ def write_confident_scores(
     catalog: Photos,
     params: ConfidentParams,
     writer: StoreWriter,
-    *,
-    jobs: int = 1,
-    progress: Callable[[int], Any] | None = None,
+    **options: Any,
 ) -> None:
     """Write the scores of every image of a catalog, in the order of its ids.
 
@@ -91,39 +90,21 @@ def write_confident_scores(
         catalog: the images.
         params: of the CRFs.
         writer: an open ``StoreWriter(stage=STAGE)``; receives (2 (K+1), H, W) float16 per image and ``classes``.
-        jobs: worker processes. They are spawned, so a calling script needs ``if __name__ == "__main__":``.
-        progress: called with the number of images done since its last call.
+        options: ``jobs`` and ``progress`` of ``camflow.refine.driver.write_in_order``.
 
     Raises:
         StoreError: an image is missing in the store.
         DataError: maps and photo differ in size; names the image.
     """
-    task = _Task(maps_store, catalog, params)
-    for image_id, classes, scores in _ordered_map(task, list(zip(catalog.ids, catalog.sizes, strict=True)), jobs):
+
+    def write(image_id: str, classes: np.ndarray, scores: np.ndarray) -> None:
         writer.write(image_id, scores.reshape(-1, *scores.shape[2:]), classes=classes.astype(np.int32))
-        if progress is not None:
-            progress(1)
+
+    write_in_order(functools.partial(_scores, catalog, params), maps_store, catalog, write, **options)
 
 
-@dataclass(frozen=True)
-class _Task:
-    store: Store
-    catalog: Photos
-    params: ConfidentParams
-
-    def __call__(self, item: tuple[str, np.ndarray]) -> tuple[str, np.ndarray, np.ndarray]:
-        image_id, size = item
-        seed = checked_seed(self.store, image_id, size)
-        scores = confident_scores(lambda: photo_of(self.catalog, image_id, seed.size), seed, self.params)
-        return image_id, seed.classes, scores
-
-
-def photo_of(catalog: Photos, image_id: str, size: tuple[int, int]) -> np.ndarray:
-    """The photo of an image, uint8 (H, W, 3). Raises ``DataError`` unless it has the ``size`` of its maps."""
-    photo = np.ascontiguousarray(catalog.image(image_id))
-    if photo.shape[:2] != size:
-        raise DataError(f"image '{image_id}' is {photo.shape[:2]} pixels, its maps are for {size}; make the maps again")
-    return photo
+def _scores(catalog: Photos, params: ConfidentParams, image_id: str, seed: SeedMaps) -> tuple[np.ndarray, np.ndarray]:
+    return seed.classes, confident_scores(lambda: photo_of(catalog, image_id, seed.size), seed, params)
 
 
 def read_confident_scores(store: Store, image_id: str, size: tuple[int, int] | None = None) -> np.ndarray:

@@ -16,11 +16,11 @@ import torch
 from torch import nn
 
 from camflow.data.catalog import Catalog
-from camflow.evaluate.confusion import miou, noise_ratio, object_precision, object_recall
 from camflow.evaluate.sweep import SeedSweep
 from camflow.localize.advcam import AdvCamParams, Pairs, climb
 from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.studies.images import Shown, sampled, show_images
+from camflow.studies.scored import Scored, best_row
 
 SWEPT = ("lambda", "tau", "step_size")
 
@@ -48,12 +48,9 @@ def climb_study(
     model: nn.Module,
     catalog: Catalog,
     params: AdvCamParams,
+    scored: Scored,
     *,
-    images: int | None,
     steps: int,
-    values: Mapping[str, Sequence[float]],
-    thresholds: Sequence[float],
-    rule: str = "present",
     **options,
 ) -> pd.DataFrame:
     """Best mIoU over the thresholds, with noise, precision and recall there, for every setting and number of steps.
@@ -61,21 +58,18 @@ def climb_study(
     Args:
         model, catalog: classifier and images, of which those with a mask are used.
         params: the method's own setting.
-        images: number of images, None for all.
+        scored: the images, the thresholds and other values of ``lambda``, ``tau`` and ``step_size``.
         steps: largest T; the settings of panels c-e are scored at ``params.steps`` alone.
-        values: other values of ``lambda``, ``tau`` and ``step_size``.
-        thresholds: background scores of the sweep; the best is taken for each row, as in the paper.
-        rule: of the mean IoU.
         options: as in ``show_images``.
 
     Returns:
         columns ``panel, lambda, tau, step_size, steps, threshold, miou, noise, precision, recall, images``. Panel
         ``steps`` has every T from 1, the others one row a value.
     """
-    chosen = settings_of(params, values)
+    chosen = settings_of(params, scored.values)
     last = max(steps, params.steps)
     counts = [list(range(1, last + 1)) if "steps" in panels else [params.steps] for panels, _ in chosen]
-    sweeps = [[SeedSweep(len(catalog.class_names) + 1, thresholds) for _ in own] for own in counts]
+    sweeps = [[SeedSweep(len(catalog.class_names) + 1, scored.thresholds) for _ in own] for own in counts]
     longest = dataclasses.replace(params, steps=last)
     every = [dataclasses.replace(params, steps=t) for t in range(1, last + 1)]
     at_scale = [[one.terms(scale) for one in every] for scale in params.scales]
@@ -91,7 +85,7 @@ def climb_study(
             found.append(sums.unflatten(0, (-1, len(chosen))).transpose(0, 1).float().cpu().numpy())
         return found
 
-    ids = sampled(catalog, images, masks=True)
+    ids = sampled(catalog, scored.images, masks=True)
     used = 0
     for shown, found in show_images(model, catalog, ids, params, work, **options):
         truth, used = catalog.mask(shown.image_id), used + 1
@@ -101,7 +95,7 @@ def climb_study(
                 seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, int(model.stride))
                 sweeps[number][position].update(full_size_maps(seed), shown.classes, truth, shown.image_id)
     rows = [
-        {"panel": panel, **_values(setting), "steps": count, **_best(sweep, thresholds, rule), "images": used}
+        {"panel": panel, **_values(setting), "steps": count, **best_row(sweep, scored), "images": used}
         for (panels, setting), own, results in zip(chosen, counts, sweeps, strict=True)
         for panel in panels
         for count, sweep in zip(own, results, strict=True)
@@ -115,14 +109,3 @@ def climb_study(
 
 def _values(setting: AdvCamParams) -> dict[str, float]:
     return {"lambda": setting.lambda_, "tau": setting.tau, "step_size": setting.step_size}
-
-
-def _best(sweep: SeedSweep, thresholds: Sequence[float], rule: str) -> dict[str, float]:
-    confusions = sweep.result()
-    curve = miou(confusions, rule)
-    best = int(np.nan_to_num(curve, nan=-1.0).argmax())
-    chosen = confusions[best]
-    return {
-        "threshold": thresholds[best], "miou": float(curve[best]), "noise": float(noise_ratio(chosen)),
-        "precision": float(object_precision(chosen)), "recall": float(object_recall(chosen)),
-    }  # fmt: skip

@@ -8,7 +8,7 @@ clusters anew; mu_f and mu_b choose among the centres that are there.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,13 @@ import torch
 from torch import nn
 
 from camflow.data.catalog import Catalog
-from camflow.evaluate.confusion import miou, object_precision, object_recall
 from camflow.evaluate.sweep import SeedSweep
 from camflow.localize.lpcam import LpcamParams, add_features, class_vectors, similarity_maps
 from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.localize.prototypes import PrototypeParams, cluster_points, collect, images_of_class
 from camflow.store import Store
 from camflow.studies.images import Shown, sampled, show_images
+from camflow.studies.scored import Scored, best_row
 
 SWEPT = ("clusters", "tau", "mu_f", "mu_b")
 
@@ -55,14 +55,8 @@ def sensitivity_study(
     masks: Store,
     prototypes: PrototypeParams,
     selection: LpcamParams,
-    *,
-    images: int | None,
-    values: Mapping[str, Sequence[float]],
-    thresholds: Sequence[float],
-    rule: str = "present",
-    device: str | torch.device = "cpu",
-    workers: int = 1,
-    progress: Callable[[int], Any] | None = None,
+    scored: Scored,
+    **options: Any,
 ) -> pd.DataFrame:
     """Best mIoU over the thresholds, with precision and recall there, for every value of every swept parameter.
 
@@ -71,20 +65,17 @@ def sensitivity_study(
         catalog: images that are scored, those with a mask.
         training, masks: images that are clustered, and their seed maps.
         prototypes, selection: the method's own setting.
-        images: number of images that are scored, None for all.
-        values: other values of ``clusters`` (K), ``tau``, ``mu_f`` and ``mu_b`` (the upper bound of the context).
-        thresholds, rule: as in ``climb_study``.
-        device, workers, progress: as in ``show_images``.
+        scored: the thresholds, and other values of ``clusters`` (K), ``tau``, ``mu_f`` and ``mu_b`` (the upper bound of
+            the context).
+        options: ``device``, ``workers`` and ``progress`` of ``show_images``.
 
     Returns:
         columns ``panel, value, threshold, miou, precision, recall, images``.
     """
-    chosen = settings_of(prototypes, selection, values)
-    clustered = _cluster_all(
-        model, training, masks, [setting for _, _, setting, _ in chosen], device, workers, progress
-    )
-    vectors = [class_vectors(clustered[setting], select).to(device) for _, _, setting, select in chosen]
-    sweeps = [SeedSweep(len(catalog.class_names) + 1, thresholds) for _ in chosen]
+    chosen = settings_of(prototypes, selection, scored.values)
+    clustered = _cluster_all(model, training, masks, [setting for _, _, setting, _ in chosen], options)
+    vectors = [class_vectors(clustered[setting], select) for _, _, setting, select in chosen]
+    sweeps = [SeedSweep(len(catalog.class_names) + 1, scored.thresholds) for _ in chosen]
 
     def work(shown: Shown) -> list[list[np.ndarray]]:
         """For each setting one (K, h, w) array a scale."""
@@ -98,36 +89,25 @@ def sensitivity_study(
                         maps.append(similarity_maps(features, own, [shown.classes])[0].cpu().numpy())
         return found
 
-    ids, used = sampled(catalog, images, masks=True), 0
-    for shown, found in show_images(
-        model, catalog, ids, selection, work, device=device, workers=workers, progress=progress
-    ):
+    ids, used = sampled(catalog, scored.images, masks=True), 0
+    for shown, found in show_images(model, catalog, ids, selection, work, **options):
         truth, used = catalog.mask(shown.image_id), used + 1
         for sweep, maps in zip(sweeps, found, strict=True):
             seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, int(model.stride))
             sweep.update(full_size_maps(seed), shown.classes, truth, shown.image_id)
-    rows = []
-    for (panel, value, _, _), sweep in zip(chosen, sweeps, strict=True):
-        confusions = sweep.result()
-        curve = miou(confusions, rule)
-        best = int(np.nan_to_num(curve, nan=-1.0).argmax())
-        rows.append(
-            {
-                "panel": panel, "value": value, "threshold": thresholds[best], "miou": float(curve[best]),
-                "precision": float(object_precision(confusions[best])), "recall": float(object_recall(confusions[best])),
-                "images": used,
-            }
-        )  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(
+        {"panel": panel, "value": value, **best_row(sweep, scored, ("precision", "recall")), "images": used}
+        for (panel, value, _, _), sweep in zip(chosen, sweeps, strict=True)
+    )
 
 
-def _cluster_all(model, training, masks, settings, device, workers, progress) -> dict[PrototypeParams, list]:
+def _cluster_all(model, training, masks, settings, options) -> dict[PrototypeParams, list]:
     """Clusters of every class under every distinct setting; features are gathered once for each tau."""
     found: dict[PrototypeParams, list] = {setting: [] for setting in settings}
     for index, name in enumerate(training.class_names):
         for tau in sorted({setting.tau for setting in found}):
             same = [setting for setting in found if setting.tau == tau]
-            sides = collect(model, training, masks, index, same[0], device=device, workers=workers, progress=progress)
+            sides = collect(model, training, masks, index, same[0], **options)
             count = sum(images_of_class(training, index, same[0]).values())
             for setting in same:
                 found[setting].append(cluster_points(model, name, index, sides, setting, images=count))

@@ -8,23 +8,22 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import multiprocessing
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 
 from camflow.data.catalog import Catalog
 from camflow.evaluate.confusion import miou
 from camflow.evaluate.sweep import SeedSweep
 from camflow.localize.maps import checked_seed, stride4_maps
+from camflow.refine.driver import ordered_map
 from camflow.refine.irn import read_boundaries
 from camflow.refine.walk import WalkParams, edge_affinities, enlarge, semantic_scores
 from camflow.store import Store
 from camflow.studies.images import sampled
+from camflow.studies.scored import Scored
 
 SWEPT = ("beta", "exp_times", "gamma")
 LOT = 16  # images that a process scores before it reports
@@ -41,24 +40,19 @@ def walk_study(
     maps: Store,
     edges: Store,
     own: WalkParams,
+    scored: Scored,
     *,
-    images: int | None,
-    values: Mapping[str, Sequence[float]],
-    thresholds: Sequence[float],
-    rule: str = "present",
     jobs: int = 1,
     progress: Callable[[int], Any] | None = None,
 ) -> pd.DataFrame:
     """mIoU at every threshold for every combination of beta, exp_times and gamma.
 
     Args:
-        catalog: images that are scored, those with a class and a mask.
+        catalog: images of which some are scored.
         maps, edges: their seed maps and boundaries, see ``camflow.refine.irn``.
         own: the method's own setting.
-        images: number of images, None for all.
-        values: other values of ``beta``, ``exp_times`` and ``gamma``.
-        thresholds: background scores; the method's own joins them.
-        rule: of the mean, see ``camflow.evaluate.confusion.miou``.
+        scored: the images, other values of ``beta``, ``exp_times`` and ``gamma``, and the thresholds, which the
+            method's own joins.
         jobs: worker processes (spawned); the result does not depend on their number.
         progress: called with the number of images done since its last call.
 
@@ -66,12 +60,13 @@ def walk_study(
         columns ``beta, exp_times, gamma, threshold, miou, own, images``; ``own`` marks the method's own beta, exp_times
         and gamma.
     """
-    chosen = settings_of(own, values)
-    grid = sorted({*thresholds, own.threshold})
-    ids = sampled(catalog, images, masks=True)
+    chosen = settings_of(own, scored.values)
+    grid = sorted({*scored.thresholds, own.threshold})
+    ids = sampled(catalog, scored.images, masks=True)
     task = _Task(catalog, maps, edges, chosen, grid)
     totals = [SeedSweep(len(catalog.class_names) + 1, grid) for _ in chosen]
-    for part, done in _each(task, [ids[k : k + LOT] for k in range(0, len(ids), LOT)], jobs):
+    lots = [ids[k : k + LOT] for k in range(0, len(ids), LOT)]
+    for part, done in ordered_map(task, lots, min(jobs, len(lots))):
         for total, sweep in zip(totals, part, strict=True):
             total.merge(sweep)
         if progress is not None:
@@ -80,7 +75,7 @@ def walk_study(
     for setting, total in zip(chosen, totals, strict=True):
         named = {name: getattr(setting, name) for name in SWEPT}
         mine = all(getattr(own, name) == value for name, value in named.items())
-        for threshold, value in zip(grid, miou(total.result(), rule), strict=True):
+        for threshold, value in zip(grid, miou(total.result(), scored.rule), strict=True):
             rows.append({**named, "threshold": threshold, "miou": float(value), "own": mine, "images": len(ids)})
     return pd.DataFrame(rows)
 
@@ -107,12 +102,3 @@ class _Task:
                 peak = scores.max(initial=0)
                 sweep.update(scores / peak if peak > 0 else scores, seed.classes, truth, image_id)
         return sweeps, len(ids)
-
-
-def _each(task: _Task, lots: list[list[str]], jobs: int):
-    if jobs <= 1 or len(lots) <= 1:
-        yield from map(task, lots)
-        return
-    context = multiprocessing.get_context("spawn")  # forking a process that runs torch threads can hang
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(task, lots)

@@ -6,7 +6,7 @@ import torch
 
 from camflow.localize.cam import CamParams, cam
 from camflow.localize.extract import normalisation_table, rescale, seed_of_photo, to_views
-from camflow.localize.maps import _summed, normalise
+from camflow.localize.maps import normalise, summed_maps
 from camflow.models.backbones import IMAGENET_MEAN, IMAGENET_STD
 from camflow.models.classifier import build_classifier
 from camflow.models.psa import build_affinity_net, pair_affinity
@@ -118,7 +118,7 @@ def test_multi_scale_maps(nets, wide_classifier, dtype):
     """PSA's inference script resizes every raw map straight to the photo, not to whole cells first."""
     model = wide_classifier.to(dtype)
     seed = seed_of_photo(model, cam, nets["ms_image"], nets["ms_keys"], CamParams())
-    summed = _summed(seed, seed.size)
+    summed = summed_maps(seed, seed.size)
     double = dtype == torch.float64
     close(summed.max(axis=(1, 2)), nets["ms_max"], FLOAT64 if double else 3 * nets["fp32_maxdiff_ms_max"])
     close(normalise(summed), nets["ms_cam"], FLOAT64 if double else 3 * nets["fp32_maxdiff_ms_cam"])

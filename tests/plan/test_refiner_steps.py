@@ -3,18 +3,16 @@
 The tables are written by hand; what changed is read off the paths.
 """
 
-import copy
 import json
 import os
 from pathlib import Path
 
 import pytest
-import yaml
 
 from camflow.errors import RecipeError
 from camflow.plan.config import methods
 from camflow.plan.gc import unreachable
-from camflow.plan.plan import Plan, parse_target
+from camflow.plan.plan import parse_target
 
 CONFIG = {
     "recipes": ["parts/plain/cam/{irn,psa}"],
@@ -91,36 +89,27 @@ CHANGES = [
     ("runtime.shards", 7, set()),
     ("runtime.jobs", 7, set()),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def plan(tmp_path, monkeypatch):
-    """A plan with changes of CONFIG, given as {dotted key: value}."""
-    monkeypatch.chdir(tmp_path)
-
-    def make(**changes):
-        config = copy.deepcopy(CONFIG)
-        for place, value in changes.items():
-            *sections, key = place.split(".")
-            part = config
-            for section in sections:
-                part = part.setdefault(section, {})
-            part[key] = value
-        Path("config.yaml").write_text(yaml.safe_dump(config))
-        return Plan.load(["config.yaml"])
-
-    return make
+EDITS = {
+    "camflow.task": set(FILES),
+    "camflow.refine.driver": set(FILES) - {"maps"},
+    "camflow.refine.photos": {*SEEN, *SCORED},
+    "camflow.refine.confident": {*LABELLED, "advcam labels"},
+    "camflow.refine.irn": SEEN,
+    "camflow.refine.affinity": SCORED,
+    "camflow.train.irn": {*TRAINED, *PSA_TRAINED},  # train/refiners.py reads the parameters of both
+    "camflow.train.psa": {*TRAINED, *PSA_TRAINED},
+    "camflow.studies.scored": {"walk", "walk figure"},
+    "camflow.studies.walk": {"walk", "walk figure"},
+}
 
 
 def paths(plan):
     return {name: plan.path_of(path) for name, path in FILES.items()}
 
 
-def test_exactly_what_a_setting_decides_is_made_anew(plan):
-    before = paths(plan())
+def test_exactly_what_a_setting_decides_is_made_anew(made_anew):
     for place, value, expected in CHANGES:
-        after = paths(plan(**{place: value}))
-        assert {name for name in FILES if before[name] != after[name]} == expected, place
+        assert made_anew(**{place: value}) == expected, place
 
 
 def test_the_table_has_every_parameter():
@@ -168,6 +157,12 @@ def test_what_each_step_reads(plan):
     of_val = plan(**{"refiners.irn.split": "val"})
     goal = parse_target(FILES["irn network"])
     assert of_val.reads(goal)["catalog"].path == "parts/catalog.val.h5"
+
+
+def test_exactly_what_a_module_decides_is_made_anew(made_anew, edit):
+    for module, expected in EDITS.items():
+        edit(module)
+        assert made_anew() == expected, module
 
 
 def test_steps_and_shards_are_found_by_their_paths(plan):

@@ -3,16 +3,14 @@
 The tables are written by hand; what changed is read off the paths.
 """
 
-import copy
 import os
 from pathlib import Path
 
 import pytest
-import yaml
 
 from camflow.errors import RecipeError
 from camflow.plan.gc import unreachable
-from camflow.plan.plan import Plan, parse_target
+from camflow.plan.plan import parse_target
 from camflow.plan.recipe import LEAVES
 
 CONFIG = {
@@ -83,36 +81,36 @@ CHANGES = [
     ("runtime.pairs", 3, set()),
     ("runtime.shards", 7, set()),
 ]  # fmt: skip
-
-
-@pytest.fixture
-def plan(tmp_path, monkeypatch):
-    """A plan with changes of CONFIG, given as {dotted key: value}."""
-    monkeypatch.chdir(tmp_path)
-
-    def make(**changes):
-        config = copy.deepcopy(CONFIG)
-        for place, value in changes.items():
-            *sections, key = place.split(".")
-            part = config
-            for section in sections:
-                part = part.setdefault(section, {})
-            part[key] = value
-        Path("config.yaml").write_text(yaml.safe_dump(config))
-        return Plan.load(["config.yaml"])
-
-    return make
+EDITS = {
+    "camflow.localize.files": set(FILES),
+    "camflow.task": set(FILES),
+    "camflow.localize.advcam": {*ADVCAM, "sensitivity", "comparison"},  # the studies' images are shown by its `frozen`
+    "camflow.localize.lpcam": {*SELECTED, "comparison"},
+    "camflow.localize.prototypes": {*CLUSTERED, "comparison"},
+    "camflow.refine.files": MASKS,
+    "camflow.studies.files": {"amplification", "amplification figure", "loss_surface", "climb", "tsne", "sensitivity"},
+    "camflow.studies.images": {
+        "amplification", "amplification figure", "loss_surface", "climb", *SUCCESSIVE, "tsne", "sensitivity",
+    },
+    "camflow.studies.scored": {"climb", "sensitivity"},
+    "camflow.studies.climb": {"climb"},
+    "camflow.studies.prototypes": {"prototypes"},
+}  # fmt: skip
 
 
 def paths(plan):
     return {name: plan.path_of(path) for name, path in FILES.items()}
 
 
-def test_exactly_what_a_setting_decides_is_made_anew(plan):
-    before = paths(plan())
+def test_exactly_what_a_setting_decides_is_made_anew(made_anew):
     for place, value, expected in CHANGES:
-        after = paths(plan(**{place: value}))
-        assert {name for name in FILES if before[name] != after[name]} == expected, place
+        assert made_anew(**{place: value}) == expected, place
+
+
+def test_exactly_what_a_module_decides_is_made_anew(made_anew, edit):
+    for module, expected in EDITS.items():
+        edit(module)
+        assert made_anew() == expected, module
 
 
 def test_instances_that_agree_share_a_step(plan):

@@ -19,6 +19,7 @@ from camflow.refine import affinity, irn
 from camflow.refine.psa import PropagateParams, propagate_labels
 from camflow.refine.walk import InstanceParams, WalkParams, instance_masks, semantic_labels, semantic_scores
 from camflow.store import Store, StoreWriter
+from camflow.studies.scored import Scored
 from camflow.studies.walk import settings_of, walk_study
 from camflow.train.refiners import affinity_from_config, classifier_of, irn_trunk
 
@@ -154,9 +155,7 @@ def test_the_study_scores_what_the_walk_makes(stores, tmp_path):
     assert [(s.beta, s.exp_times, s.gamma) for s in settings_of(WALK, values)] == [
         (b, n, g) for b in (5, 10) for n in (2, 3) for g in (1, 1.5)
     ]
-    table = walk_study(
-        Photos(), stores["maps"], stores["edges"], WALK, images=None, values=values, thresholds=[0.1, 0.5]
-    )
+    table = walk_study(Photos(), stores["maps"], stores["edges"], WALK, Scored(None, values, [0.1, 0.5]))
     assert len(table) == 8 * 3 and set(table["images"]) == {3}
     assert table[table["own"]][["beta", "exp_times", "gamma"]].drop_duplicates().values.tolist() == [[10, 3, 1]]
     total = np.zeros((4, 4), np.int64)
@@ -172,7 +171,7 @@ def test_the_study_scores_what_the_walk_makes(stores, tmp_path):
     expected = np.nanmean(both / (total.sum(0) + total.sum(1) - both))
     chosen = (table["beta"] == 5) & (table["exp_times"] == 2) & (table["gamma"] == 1) & (table["threshold"] == 0.5)
     assert table[chosen]["miou"].item() == pytest.approx(expected)
-    few = walk_study(Photos(), stores["maps"], stores["edges"], WALK, images=2, values={}, thresholds=[0.1])
+    few = walk_study(Photos(), stores["maps"], stores["edges"], WALK, Scored(2, {}, [0.1]))
     assert len(few) == 2 and set(few["images"]) == {2}  # the own threshold joins the others
     for frame in (table, few, pd.concat([table[table["gamma"] == 1]])):
         figure = FIGURES["walk"](frame, "noise")

@@ -11,6 +11,7 @@ from camflow.localize.advcam import AdvCamParams, extract_advcams
 from camflow.models.classifier import build_classifier
 from camflow.store import Store, StoreWriter
 from camflow.studies.climb import climb_study, settings_of
+from camflow.studies.scored import Scored
 from tests.localize.photos import CLASSES, Photos
 
 OWN = AdvCamParams(scales=(1.0, 0.5), steps=6, step_size=0.2)
@@ -39,7 +40,10 @@ def model():
 
 def study(model, params=OWN, catalog=CATALOG, **changes):
     options = {"images": None, "steps": 7, "values": VALUES, "thresholds": THRESHOLDS, **changes}
-    return climb_study(model, catalog, params, **options)
+    scored = Scored(
+        **{name: options.pop(name) for name in ("images", "values", "thresholds", "rule") if name in options}
+    )
+    return climb_study(model, catalog, params, scored, **options)
 
 
 @pytest.fixture(scope="module")

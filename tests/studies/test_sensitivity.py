@@ -13,6 +13,7 @@ from camflow.localize.prototypes import PrototypeParams, cluster_class, select
 from camflow.models.classifier import build_classifier
 from camflow.store import Store, StoreWriter
 from camflow.studies import sensitivity
+from camflow.studies.scored import Scored
 from camflow.studies.sensitivity import sensitivity_study, settings_of
 from tests.localize.photos import CLASSES, Photos
 
@@ -50,7 +51,8 @@ def masks(tmp_path_factory, model):
 
 def study(model, masks, selection=SELECTION, **changes):
     options = {"images": None, "values": VALUES, "thresholds": THRESHOLDS, **changes}
-    return sensitivity_study(model, CATALOG, TRAINING, masks, PROTOTYPES, selection, **options)
+    scored = Scored(**{name: options.pop(name) for name in ("images", "values", "thresholds")})
+    return sensitivity_study(model, CATALOG, TRAINING, masks, PROTOTYPES, selection, scored, **options)
 
 
 @pytest.fixture(scope="module")
@@ -169,6 +171,6 @@ def test_a_class_without_prototypes_does_not_stop_the_study(model, tmp_path):
         extract_cams(model, training, CamParams(scales=(1.0,)), writer)
     found = sensitivity_study(
         model, CATALOG, training, Store(tmp_path / "maps.h5"), PROTOTYPES, SELECTION,
-        images=None, values={}, thresholds=THRESHOLDS,
+        Scored(None, {}, THRESHOLDS),
     )  # fmt: skip
     assert np.isfinite(found["miou"]).all()

@@ -6,7 +6,6 @@ what only a job can find goes through one run of failing jobs.
 
 from __future__ import annotations
 
-import copy as copying
 import json
 import os
 import subprocess
@@ -20,20 +19,14 @@ from PIL import Image
 from project import TINY, Project, copy_project, environment
 
 from camflow import cli
+from tests.places import with_places
 
 SCORE = "results/parts/plain/cam/score.val.json"
 
 
 def changed(places: dict) -> dict:
     """The tiny config with values set at dotted places."""
-    config = copying.deepcopy(TINY)
-    for place, value in places.items():
-        *sections, key = place.split(".")
-        part = config
-        for section in sections:
-            part = part.setdefault(section, {})
-        part[key] = value
-    return config
+    return with_places(TINY, places)
 
 
 def one_message(text: str, *expected: str) -> None:

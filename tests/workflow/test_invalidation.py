@@ -6,7 +6,6 @@ the store changes); that Snakemake then does just that is tested with real dry r
 
 from __future__ import annotations
 
-import copy as copying
 import os
 import shutil
 from pathlib import Path
@@ -14,6 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 from project import PROJECT, TINY, copy_project, plan_of
+
+from tests.places import with_places
 
 # What is made from what: stage -> stages that read it.
 READ_BY = {
@@ -180,24 +181,13 @@ def method_keys():
     return found
 
 
-def configured(changes: dict) -> dict:
-    config = copying.deepcopy(TINY)
-    for place, value in changes.items():
-        *sections, key = place.split(".")
-        part = config
-        for section in sections:
-            part = part.setdefault(section, {})
-        part[key] = value
-    return config
-
-
 @pytest.fixture
 def plan_with(project, base):
     """Stages that a change of the config recomputes, and none when it is taken back."""
     from camflow.plan.plan import Plan
 
     def run(changes: dict) -> set[str]:
-        found = changed(base, in_process(project, configured(changes)))
+        found = changed(base, in_process(project, with_places(TINY, changes)))
         return found
 
     def in_process(project, config) -> dict[str, str]:
@@ -277,6 +267,7 @@ MODULES = {
     "camflow/errors.py": ("data", *READS_PHOTOS, "training figure", "curve", "tables"),
     "camflow/store.py": (*READS_PHOTOS, "training figure", "curve", "tables"),
     "camflow/params.py": ("classifier", MAPS, SEED, *MASK_SCORES),
+    "camflow/task.py": (MAPS, NONE, CRF),
     "camflow/cli.py": (),
     "camflow/show.py": (),
     "camflow/bench/__init__.py": (),
@@ -304,11 +295,13 @@ MODULES = {
     "camflow/localize/advcam.py": (),
     "camflow/localize/lpcam.py": (),
     "camflow/localize/extract.py": (MAPS,),
+    "camflow/localize/files.py": (MAPS,),
     "camflow/localize/maps.py": (MAPS, SEED, NONE, CRF, *MASK_SCORES, *OVERLAYS, "pictures"),
     "camflow/refine/crf.py": (CRF,),
     "camflow/refine/threshold.py": (NONE, CRF, "pictures", *OVERLAYS),
     "camflow/refine/driver.py": (NONE, CRF, "pictures", *OVERLAYS),
     "camflow/refine/files.py": (NONE, CRF),
+    "camflow/refine/photos.py": (),
     "camflow/evaluate/confusion.py": (SEED, *MASK_SCORES),
     "camflow/evaluate/sweep.py": (SEED, *MASK_SCORES),
     "camflow/evaluate/scores.py": (SEED, *MASK_SCORES),
@@ -318,6 +311,8 @@ MODULES = {
     "camflow/plots/curves.py": ("training figure", "curve"),
     "camflow/plots/studies.py": (),
     "camflow/studies/climb.py": (),
+    "camflow/studies/files.py": (),
+    "camflow/studies/scored.py": (),
     "camflow/tables/scores.py": ("tables",),
     "camflow/tables/seeds.py": ("tables",),
     "camflow/plan/plan.py": (),

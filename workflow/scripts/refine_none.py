@@ -7,21 +7,7 @@ from camflow.refine.threshold import ThresholdParams, threshold_labels
 
 def main(snakemake):
     with job.start(snakemake) as task:
-        given = dict(task.input.items())
-        method, params = threshold_labels, ThresholdParams()
-        refine_files(
-            method,
-            params,
-            task.parameters["threshold"],
-            maps=given["maps"],
-            catalog=given["catalog"],
-            score=given.get("threshold"),
-            out=task.output.masks,
-            meta=task.meta(),
-            jobs=task.threads,
-            compression=task.runtime["compression"],
-            title=task.target,
-        )
+        refine_files(task, threshold_labels, ThresholdParams())
 
 
 if __name__ == "__main__":

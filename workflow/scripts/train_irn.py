@@ -14,14 +14,7 @@ def main(snakemake):
             Store(task.input.irn_labels, stage="confident labels"),
             irn_trunk(task.input.classifier, task.parameters["weights"]),
             irn_from_config(task.parameters),
-            out=task.output.network,
-            metrics_csv=task.output.training,
-            scratch=str(task.scratch),
-            # A run killed on one kind of device does not go on on another: the arithmetic differs.
-            key=f"{task.key} {task.token} {task.device.split(':')[0]}",
-            device=task.device,
-            workers=task.runtime["workers"],
-            meta=task.meta(device=task.device),
+            **task.training(task.output.network),
         )
 
 

@@ -11,14 +11,7 @@ def main(snakemake):
             "catalog": task.input.catalog,
             "monitor": dict(task.input.items()).get("monitor"),
             "parameters": task.parameters,
-            "out": task.output.classifier,
-            "metrics_csv": task.output.training,
-            "scratch": str(task.scratch),
-            # A run killed on one kind of device does not go on on another: the arithmetic differs.
-            "key": f"{task.key} {task.device.split(':')[0]}",
-            "device": task.device,
-            "workers": task.runtime["workers"],
-            "meta": task.meta(device=task.device),
+            **task.training(task.output.classifier),
         }
         launch(train_plain, arguments, processes=task.parameters["processes"])
 

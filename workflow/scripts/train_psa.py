@@ -14,14 +14,7 @@ def main(snakemake):
             Catalog(task.input.catalog),
             Store(task.input.psa_scores, stage=STAGE),
             affinity_from_config(task.parameters, task.input.classifier, task.scratch),
-            out=task.output.network,
-            metrics_csv=task.output.training,
-            scratch=str(task.scratch),
-            # A run killed on one kind of device does not go on on another: the arithmetic differs.
-            key=f"{task.key} {task.token} {task.device.split(':')[0]}",
-            device=task.device,
-            workers=task.runtime["workers"],
-            meta=task.meta(device=task.device),
+            **task.training(task.output.network),
         )
 
 

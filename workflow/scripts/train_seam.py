@@ -13,14 +13,7 @@ def main(snakemake):
             "monitor": given.get("monitor"),
             "warm_start": given.get("warm_start"),
             "parameters": task.parameters,
-            "out": task.output.classifier,
-            "metrics_csv": task.output.training,
-            "scratch": str(task.scratch),
-            # A run killed on one kind of device does not go on on another: the arithmetic differs.
-            "key": f"{task.key} {task.device.split(':')[0]}",
-            "device": task.device,
-            "workers": task.runtime["workers"],
-            "meta": task.meta(device=task.device),
+            **task.training(task.output.classifier),
         }
         launch(train_seam_files, arguments, processes=task.parameters["processes"])
 
