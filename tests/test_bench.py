@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import io
 import json
 import math
@@ -16,13 +17,15 @@ import torch
 from rich.console import Console
 
 import camflow
-from camflow.bench import localizers
+from camflow.bench import localizers, refiners
 from camflow.bench.compare import agree, alternate
 from camflow.bench.ratios import RATIOS, train_threads
 from camflow.bench.run import RATIO_NAMES, run
 from camflow.bench.stages import NEEDS, STAGES
 from camflow.bench.worker import execute
 from camflow.errors import CamflowError, ConfigError
+from camflow.refine.neighbours import neighbours
+from camflow.refine.walk import WalkParams
 
 TINY = {"images": 4, "size": 48, "photo_size": "48x64", "budget": 0.0}
 PACKAGE = Path(camflow.__file__).parent
@@ -43,7 +46,11 @@ def small_networks(monkeypatch):
     monkeypatch.setattr(localizers, "LPCAM_NETWORK", "tiny")
 
 
-ROWS = {"store": ("store-bytes", "store-read"), "advcam-loop": ("advcam-loop", "advcam-loop-tiny")}
+ROWS = {
+    "store": ("store-bytes", "store-read"),
+    "advcam-loop": ("advcam-loop", "advcam-loop-tiny"),
+    "walk": ("walk-steps", "walk-memory", "walk-dense"),
+}
 GPU_ROWS = ("advcam-bf16",)
 
 
@@ -66,7 +73,8 @@ def test_measures_every_stage_and_ratio(temporary_folder):
     assert [row["name"] for row in report["skipped"]] == list(left_out)
     for row in report["ratios"]:
         assert all(_positive(value) for value in (row["a_value"], row["b_value"], row["ratio"], *row["ratio_range"]))
-        assert row["same"].startswith(("to the bit", "within ")) or row["name"] == "lpcam-cost"
+        unlike = row["name"] in ("lpcam-cost", "walk-memory")  # other maps; worked out, not run
+        assert row["same"].startswith(("to the bit", "within ")) != unlike
         assert row["ratio"] == pytest.approx(row["a_value"] / row["b_value"])
     assert all(report["machine"].values()) or report["machine"]["load"] == 0
     text = printed.getvalue()
@@ -105,6 +113,57 @@ def test_reduced_precision_is_measured_where_there_is_a_gpu(tmp_path):
     assert row["same"].startswith("within ") and (row["a"], row["b"]) == ("float32", "bfloat16")
     if not torch.cuda.is_available():
         assert localizers.advcam_bf16((48, 64), 0.0, tmp_path)[0]["skipped"] == "no CUDA device"
+
+
+def _affinity(edge: np.ndarray, radius: int) -> np.ndarray:
+    """IRN's affinities of all cells (N, N), pair by pair."""
+    near, (height, width) = neighbours(radius), edge.shape
+    found = np.eye(edge.size)
+    for (dy, dx), path in zip(near.offsets.tolist(), near.paths, strict=True):
+        for y, x in np.ndindex(height, width):
+            if y + dy < height and 0 <= x + dx < width:
+                i, j = y * width + x, (y + dy) * width + x + dx
+                found[i, j] = found[j, i] = 1 - max(edge[y + v, x + u] for v, u in path.tolist())
+    return found
+
+
+@pytest.mark.parametrize("plainly", [refiners.walk_densely, refiners.walk_in_steps])
+def test_the_plain_walks_are_powers_of_the_transition_matrix(plainly):
+    edge, maps = refiners._scene((48, 64), 4)
+    assert edge.shape == (12, 16) and maps.shape == (3, 12, 16) and (maps.sum(axis=0) == 1).all()
+    assert 0 < edge.min() < 0.1 and edge.max() > 0.7
+    params = WalkParams(radius=3, beta=4.0, exp_times=5)
+    powers = _affinity(edge.astype(np.float64), 3) ** 4
+    power = np.linalg.matrix_power(powers / powers.sum(axis=0), 32)
+    expected = ((maps * (1 - edge)).reshape(3, -1) @ power).reshape(maps.shape)
+    np.testing.assert_allclose(plainly(edge, maps, params), expected, rtol=0, atol=1e-5)
+    assert np.abs(plainly(edge, maps, dataclasses.replace(params, exp_times=4)) - expected).max() > 1e-3
+
+
+def test_the_plain_path_maxima_look_at_every_cell():
+    values = torch.randperm(12 * 14, generator=torch.Generator().manual_seed(0)).view(1, 12, 14).float()
+    cells = refiners.path_indices((12, 14), 4)
+    found = refiners.gathered_maximum(values, cells)
+    near = neighbours(4)
+    assert found.shape == (1, len(near.paths), 9 * 8)  # sources: rows 0 to 8, columns 3 to 10
+    for p, path in enumerate(near.paths):
+        expected = [max(values[0, y + v, x + u] for v, u in path.tolist()) for y in range(9) for x in range(3, 11)]
+        assert found[0, p].tolist() == expected
+
+
+def test_memory_of_a_walk_is_what_it_holds_at_a_time(monkeypatch, tmp_path):
+    code = """if True:
+        import numpy as np
+        from camflow.bench.refiners import _growth
+        print(_growth(lambda: None), _growth(lambda: [np.ones(2**20) for _ in range(4)].clear()))
+    """
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
+    nothing, four = map(float, done.stdout.split())
+    assert nothing < 8 and 30 < four < 40  # four arrays of 8 MB
+    monkeypatch.setattr(refiners, "STATUS", tmp_path / "status")
+    assert refiners._growth(lambda: pytest.fail("measured all the same")) is None
+    (row,) = [row for row in refiners.walk((48, 64), 0.0, tmp_path) if row["name"] == "walk-memory"]
+    assert "status" in row["skipped"]
 
 
 def test_runs_each_stage_in_its_own_process_and_writes_json(temporary_folder, tmp_path):

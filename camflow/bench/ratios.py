@@ -1,4 +1,4 @@
-"""The comparisons of ``camflow bench``; those of the localizers are in ``camflow.bench.localizers``."""
+"""The comparisons of ``camflow bench``; more are in ``camflow.bench.localizers`` and ``camflow.bench.refiners``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from camflow.bench.compare import TOLERANCE, Comparison, Row, agree, compare, row
 from camflow.bench.localizers import LOCALIZERS
 from camflow.bench.made import CLASSES, Example, MemoryPhotos, examples
+from camflow.bench.refiners import REFINERS
 from camflow.evaluate.confusion import confusion_matrix
 from camflow.evaluate.sweep import SeedSweep, threshold_grid
 from camflow.localize.maps import full_size_maps, read_seed
@@ -158,6 +159,7 @@ RATIOS: dict[str, Comparison] = {
     "sweep-loop": sweep_loop,
     "crf-labels": crf_labels,
     "crf-lattice": crf_lattice,
+    **REFINERS,
     **LOCALIZERS,
     "store": store,
     "train-threads": train_threads,

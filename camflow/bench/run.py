@@ -20,8 +20,8 @@ from camflow.errors import ConfigError, did_you_mean
 
 FORMAT = "camflow-bench/1"
 RATIO_NAMES = (
-    "sweep-loop", "crf-labels", "crf-lattice", "cam-threads", "cam-pair", "advcam-loop", "advcam-bf16", "lpcam-cost",
-    "lpcam-explicit", "store", "train-threads",
+    "sweep-loop", "crf-labels", "crf-lattice", "walk", "path-maximum", "cam-threads", "cam-pair", "advcam-loop",
+    "advcam-bf16", "lpcam-cost", "lpcam-explicit", "store", "train-threads",
 )  # fmt: skip
 GROUPS = {"stages": tuple(STAGES), "ratios": RATIO_NAMES}
 BUDGET = 4.0  # seconds of repeats per ratio
