@@ -47,6 +47,18 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--catalog", metavar="H5", help="catalog of the photos, if it is not above the file")
     show.set_defaults(run=_show)
 
+    export = commands.add_parser("export", help="write label maps as palette PNGs for other programs")
+    export.add_argument("file", type=Path, help="masks, predictions or predictions_crf of a split, an .h5 file")
+    export.add_argument("folder", type=Path, help="the new folder; an earlier export in it is replaced")
+    export.add_argument(
+        "--layout",
+        choices=("masks", "voc"),
+        default="masks",
+        help="masks: masks/ID.png with lists of ids and classes, as trainers read; voc: a submission to PASCAL VOC",
+    )
+    export.add_argument("--catalog", metavar="H5", help="catalog of the photos, if it is not above the file")
+    export.set_defaults(run=_export)
+
     bench = commands.add_parser("bench", help="measure speed and memory of the stages on made data")
     bench.add_argument(
         "--images", type=int, default=100, metavar="N", help="dataset size; 10 N is measured too (default 100)"
@@ -132,6 +144,21 @@ def _show(options: argparse.Namespace) -> None:
     out = options.out or Path(options.image.replace("/", "_") + ".png")
     picture(store, options.image, out, options.catalog)
     print(out)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from camflow.data.catalog import Catalog
+    from camflow.segment.export import export_masks, export_voc
+    from camflow.show import find_catalog
+    from camflow.store import Store
+
+    store = Store(options.file, stage="masks")
+    catalog = Catalog(options.catalog or find_catalog(store))
+    if options.layout == "voc":
+        print(export_voc(store, options.folder, split=catalog.split))
+    else:
+        export_masks(store, catalog, options.folder)
+        print(options.folder)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -187,7 +187,11 @@ def _check_instance(section: str, name: str, item: Any, expanded: dict[str, Any]
     if not isinstance(axes, dict) or not all(isinstance(values, list) and values for values in axes.values()):
         yield f"{where}.sweep: give each parameter a list of values, such as sweep: {{threshold: [0.3, 0.5]}}"
         return
-    for variant, parameters in _sweep(name, item):
+    rounds = item.get("rounds")
+    if rounds is not None and (type(rounds) is not int or rounds < 1 or item.get("after")):
+        yield f"{where}.rounds: a number of rounds from 1 on, and none beside 'after', which names one round before"
+        return
+    for variant, parameters in _rounds(_sweep(name, item)):
         if variant in expanded:
             yield f"{where}: the sweep makes '{variant}' twice"
             return
@@ -217,6 +221,18 @@ def _sweep(name: str, item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
         chosen = dict(zip(axes, values, strict=True))
         suffix = "".join(f"_{key}_{_word(value)}" for key, value in chosen.items())
         yield name + suffix, {**item, **chosen}
+
+
+def _rounds(variants: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """``{rounds: 2}`` -> ``<name>_round_1`` and ``<name>_round_2``, which comes ``after`` it; others as they are."""
+    for name, item in variants:
+        rounds, before = item.pop("rounds", None), None
+        if rounds is None:
+            yield name, item
+        for number in range(1, (rounds or 0) + 1):
+            current = f"{name}_round_{number}"
+            yield current, {**item, "after": before}
+            before = current
 
 
 def _word(value: Any) -> str:

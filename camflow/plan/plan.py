@@ -22,7 +22,18 @@ from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
-from camflow.plan.recipe import KINDS, LEAVES, MAIN, OBJECTS, STUDIES, Target, leaf, parse_target, target
+from camflow.plan.recipe import (
+    BESIDE,
+    KINDS,
+    LEAVES,
+    MAIN,
+    OBJECTS,
+    STUDIES,
+    Target,
+    leaf,
+    parse_target,
+    target,
+)
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 PROJECT = SCRIPTS.parents[1]
@@ -102,6 +113,14 @@ class Plan:
             if kind == "dataset" and self.has_masks(name):
                 provided.add("masks")
             self._check_values(kind, name, provided)
+        if len(steps) >= 3 and self.method("localizer", steps[2]) == "erasing":
+            mined, erased = self.instance("localizer", steps[2]), self.instance("classifier", steps[1])
+            for key in ("rule", "share"):
+                if mined[key] != erased[key]:
+                    raise RecipeError(
+                        f"{'/'.join(steps)}: localizer '{steps[2]}' has {key}: {mined[key]}, but what '{steps[1]}' erases "
+                        f"has {key}: {erased[key]}; give both the same"
+                    )
 
     def _needs(self, kind: str, name: str) -> dict[str, str]:
         """What a segment needs of those before it -> what asks for it: its method, or the value of a parameter."""
@@ -142,16 +161,24 @@ class Plan:
         """Refuse a file that the recipe's method does not have. Raises ``RecipeError``."""
         self.check(goal.steps)
         method = self.method(goal.leaf.kind, goal.steps[-1])
+        if self.is_virtual(goal.steps):
+            raise RecipeError(f"{goal.path}: {goal.leaf.kind} '{goal.steps[-1]}' has no files, it only keeps its place")
         if goal.leaf.methods and method not in goal.leaf.methods:
             raise RecipeError(
                 f"{goal.path}: only {' and '.join(goal.leaf.methods)} has {goal.leaf.filename(goal.split)}, "
                 f"'{goal.steps[-1]}' is {method}"
             )
 
+    def is_virtual(self, steps: tuple[str, ...]) -> bool:
+        """Whether a recipe ends in a segment that makes nothing, such as the classifier of a recipe from true masks."""
+        return bool(self._entry(KINDS[len(steps) - 1], steps[-1]).get("x-virtual"))
+
     # --- keys --------------------------------------------------------------------------------------------------------
 
     def _code(self, kind: str, name: str) -> dict[str, str]:
         method = self.method(kind, name)
+        if self._entry(kind, name).get("x-virtual"):
+            return {}
         roots: list[str | Path] = [self._script(VERBS[kind], method)]
         if kind == "dataset":
             roots = [SCRIPTS / "check_dataset.py", f"camflow.data.readers.{self._entry(kind, name)['x-reader']}"]
@@ -169,11 +196,23 @@ class Plan:
     def _parameters(self, kind: str, name: str) -> dict[str, Any]:
         entry = self._entry(kind, name)
         where = set(entry.get("x-location", ()))  # where the files are says nothing of what is in them
-        parameters = {key: value for key, value in self.instance(kind, name).items() if key not in where}
+        rules = entry.get("properties", {})
+        parameters = {
+            key: value
+            for key, value in self.instance(kind, name).items()
+            if key not in where and "x-leaf" not in rules.get(key, {})
+        }
         for key, rule in entry.get("properties", {}).items():
             if rule.get("x-file") and _is_path(parameters.get(key)):
                 parameters[key] = self._file_digest(f"{section_of(kind)}.{name}.{key}", parameters[key])
         return parameters
+
+    def _leaf_parameters(self, kind: str, name: str, stem: str) -> dict[str, Any]:
+        """The parameters that decide one file of an instance and no other (``x-leaf``)."""
+        rules = self._entry(kind, name).get("properties", {})
+        return {
+            key: value for key, value in self.instance(kind, name).items() if rules.get(key, {}).get("x-leaf") == stem
+        }
 
     def _file_digest(self, where: str, path: str) -> str:
         found = self._files("files").of([Path(path).expanduser()]).popitem()[1]
@@ -191,7 +230,7 @@ class Plan:
             "code": self._code(kind, name),
             "sources": self._sources(steps),
         }
-        if kind == "classifier":
+        if kind == "classifier" and not self.is_virtual(steps):
             # A trained network belongs to no split, so what it was trained on is in its own key.
             splits = ["train"] + (["val"] if self.instance(kind, name).get("monitor") == "val" else [])
             parts["content"] = {split: self._content_of(steps[0], split, ("images", "labels")) for split in splits}
@@ -214,8 +253,12 @@ class Plan:
             if rule.get("x-beside") and key in reads:  # what a step reads is in the step's token
                 beside = self._read(key, target(steps, MAIN[kind], "train"), "train")
                 sources.update({key: "/".join(self.segments(beside.steps))} if beside else {})
+        for name_before in (item for item in reads if item.endswith(" before")):
+            before = self._read(name_before, target(steps, MAIN[kind], "train"), "train")
+            sources.update({name_before: self.path(before)} if before else {})
+        for key, rule in self._entry(kind, name).get("properties", {}).items():
             value = self.instance(kind, name).get(key)
-            if rule.get("x-recipe") and value:
+            if rule.get("x-recipe") and value and self._names_recipe(rule, value):
                 other = (steps[0], *str(value).split("/"))
                 self.check(other)
                 try:
@@ -227,6 +270,42 @@ class Plan:
         if self._needs_threshold(steps):
             sources["threshold"] = self.token(self.seed_score(steps))
         return sources
+
+    @staticmethod
+    def _names_recipe(rule: dict[str, Any], value: str) -> bool:
+        """Whether a parameter that may name a recipe does, and neither a folder nor a default of its method."""
+        return value != rule.get("default") and not Path(value).expanduser().is_dir()
+
+    def _saliency(self, steps: tuple[str, ...], split: str) -> Target | None:
+        """Seed maps of the recipe that a refiner takes its saliency from, if it is a recipe."""
+        rule = self._entry("refiner", steps[3])["properties"]["saliency"]
+        value = self.instance("refiner", steps[3])["saliency"]
+        if not self._names_recipe(rule, value):
+            return None
+        other = (steps[0], *str(value).split("/"))
+        if len(other) != 3:
+            raise RecipeError(
+                f"refiners.{steps[3]}.saliency: '{value}' is neither a folder nor a recipe down to a localizer, such as plain/cam"
+            )
+        return target(other, "maps", split)
+
+    def _folder_files(self, steps: tuple[str, ...], split: str) -> dict[str, str]:
+        """Digests of a split's files in the folders that the last segment's parameters name."""
+        kind, name = KINDS[len(steps) - 1], steps[-1]
+        found = {}
+        for key, rule in self._entry(kind, name).get("properties", {}).items():
+            value = self.instance(kind, name).get(key)
+            if rule.get("x-folder") and value and Path(value).expanduser().is_dir():
+                ids = self.catalog_ids(steps[0], split)
+                files = [Path(value).expanduser() / f"{image_id}.png" for image_id in ids]
+                found[key] = keys.digest(sorted((p.name, d) for p, d in self._files("files").of(files).items()))
+        return found
+
+    def catalog_ids(self, dataset: str, split: str) -> list[str]:
+        """Ids of a split's images; none for a dataset that the workflow has yet to make."""
+        if self.is_made(dataset) and read_manifest(self.made_folder(dataset)) is None:
+            return []
+        return sorted(set(self.reader(dataset).ids(split)))
 
     def _needs_threshold(self, steps: tuple[str, ...]) -> bool:
         return len(steps) >= 4 and self.instance("refiner", steps[3]).get("threshold") == "best"
@@ -262,6 +341,13 @@ class Plan:
         if item.script:
             parts["code"] = keys.code_digests([self._script_file(script) for script in item.scripts])
             parts["parameters"] = {setting: self._setting(setting) for setting in item.sections}
+        if "monitor" in item.reads and self._monitors(goal.steps):
+            parts["monitor"] = self._content_of(goal.steps[0], "val", ("images", "masks"))
+        if item.stem == MAIN.get(item.kind):
+            parts["folders"] = self._folder_files(goal.steps, split)
+        own = self._leaf_parameters(item.kind, goal.steps[-1], item.stem) if goal.steps[1:] else {}
+        if own:
+            parts["parameters"] = {**parts.get("parameters", {}), **own}
         if item.step:
             parameters = self._parameters(item.kind, goal.steps[-1])
             parts["parameters"] = {name: parameters[name] for name in item.parameters if name in parameters}
@@ -453,7 +539,8 @@ class Plan:
         """The other files a file is made from, by the name its script knows them under."""
         names = list(goal.leaf.reads)
         if goal.leaf.stem == MAIN.get(goal.leaf.kind):
-            names += self._entry(goal.leaf.kind, goal.steps[-1]).get("x-reads", ())
+            entry = self._entry(goal.leaf.kind, goal.steps[-1])
+            names = [*entry.get("x-reads-only", names), *entry.get("x-reads", ())]
         if "localizers" in names:
             names.remove("localizers")
             others = {f"maps_{steps[2]}": target(steps, "maps", goal.split) for steps in self.localized(goal.steps)}
@@ -461,7 +548,8 @@ class Plan:
             others = {}
         found = {name: self._read(name, goal, self.split_of(goal)) for name in names}
         named = {
-            "threshold" if name.endswith(" threshold") else name.replace(" ", "_"): item for name, item in found.items()
+            "threshold" if name.endswith(" threshold") else INPUTS.get(name, name.replace(" ", "_")): item
+            for name, item in found.items()
         }
         return {**{name: item for name, item in named.items() if item is not None}, **others}
 
@@ -484,9 +572,22 @@ class Plan:
             case "training":
                 return target(steps, "training", suffix=".csv")
             case "classifier":
-                return target(steps[:2], "classifier")
+                return None if self.is_virtual(steps[:2]) else target(steps[:2], "classifier")
             case "maps":
                 return target(steps[:3], "maps", split)
+            case "shown maps":
+                return None if self.is_virtual(steps[:3]) else target(steps[:3], "maps", split)
+            case "saliency":
+                return self._saliency(steps, split)
+            case "erased before" | "maps before":  # of the round of erasing before the classifier's own
+                return self._round_before(name.split()[0], steps, split)
+            case "logits" | "network training":
+                stem, suffix = (name, ".h5") if name == "logits" else ("training", ".csv")
+                return target(steps, f"{self.method(goal.leaf.kind, steps[-1])}_{stem}", split, suffix)
+            case "confidence" | "test confidence":
+                return self._confidence(name, steps, split)
+            case "predictions" | "predictions_crf" | "erased":
+                return target(steps, name, split)
             case "masks":
                 return target(steps[:4], "masks", split)
             case "score":
@@ -527,10 +628,25 @@ class Plan:
             ) from None
         except RecipeError as error:
             raise RecipeError(f"{section_of(kind)}.{steps[-1]}.{name}: {error}") from error
-        return target(other, MAIN[kind], split)
+        return target(other, BESIDE[kind], split)
+
+    def _round_before(self, what: str, steps: tuple[str, ...], split: str) -> Target | None:
+        """Erased regions or united maps of the round before a recipe's classifier; ``None`` for the first round."""
+        goal = target(steps[:2], "classifier")
+        if not self.instance("classifier", steps[1]).get("after"):
+            return None
+        before = self._beside("after", goal, split).steps
+        return target((*before, *steps[2:3]), what, split) if what == "maps" else target(before, what, split)
+
+    def _confidence(self, name: str, steps: tuple[str, ...], split: str) -> Target | None:
+        """How sure a classifier is of each class: the recipe's, or the one that the segmenter's ``confidence`` names."""
+        item = self.instance("segmenter", steps[-1])
+        if name == "test confidence" and item.get("filter") is None:
+            return None
+        return target((steps[0], item.get("confidence") or steps[1]), "confidence", split)
 
     def _monitors(self, steps: tuple[str, ...]) -> bool:
-        return self.instance("classifier", steps[1]).get("monitor") == "val"
+        return self.instance(KINDS[len(steps) - 1], steps[-1]).get("monitor") == "val"
 
     def inputs(self, goal: Target) -> dict[str, str]:
         """Store paths of what a file is made from, and the list of a dataset that the workflow makes."""
@@ -587,16 +703,22 @@ class Plan:
     def prefixes(self) -> list[tuple[str, ...]]:
         """Every recipe and every part of one that has a score, shortest first."""
         found = {steps[:length]: None for steps in self.recipes for length in range(2, len(steps) + 1)}
-        return sorted(found, key=lambda steps: (len(steps), steps))
+        return sorted((steps for steps in found if not self.is_virtual(steps)), key=lambda steps: (len(steps), steps))
 
     def scores(self) -> list[Target]:
         """The scores of the configured recipes and of their parts."""
         return [
-            target(steps, "score", split)
+            target(steps, stem, split)
             for steps in self.prefixes
             if len(steps) == 2 or self.has_masks(steps[0])
-            for split in self.config["evaluation"]["splits"]
+            for stem in (("score", "score_crf") if len(steps) == len(KINDS) else ("score",))
+            for split in self._scored(steps)
         ]
+
+    def _scored(self, steps: tuple[str, ...]) -> list[str]:
+        """The splits that a recipe is scored on by default: a segmentation network where it was not trained."""
+        splits = self.config["evaluation"]["splits"]
+        return [split for split in splits if split != "train"] or splits if len(steps) == len(KINDS) else splits
 
     def figures(self) -> list[Target]:
         """The figures of the report."""
@@ -609,8 +731,10 @@ class Plan:
                     found.append(target(steps, "comparison", split))
             if len(steps) == 3 and self.has_masks(steps[0]):
                 found.append(target(steps, "curve", split))
-            if len(steps) in (3, 4):
+            if len(steps) in (3, 4, 5):
                 found.append(target(steps, "overlays", split))
+            if len(steps) == len(KINDS):
+                found.append(target(steps, "training", suffix=".png"))
             found += self.studies(steps, self.config["report"]["studies"])
         return found
 
@@ -635,11 +759,9 @@ class Plan:
         splits = self.config["evaluation"]["splits"]
         datasets = dict.fromkeys(steps[0] for steps in self.recipes)
         found = [target((name,), stem, split) for name in datasets for stem in ("catalog", "check") for split in splits]
-        stems = {2: "classifier", 3: "maps", 4: "masks"}
         for steps in self.prefixes:
-            if len(steps) in stems:
-                here = [None] if len(steps) == 2 else splits
-                found += [target(steps, stems[len(steps)], split) for split in here]
+            here = [None] if len(steps) == 2 else self._scored(steps)
+            found += [target(steps, MAIN[KINDS[len(steps) - 1]], split) for split in here]
         return found
 
     @property
@@ -675,10 +797,11 @@ class Plan:
 
     def _but_for_the_seed(self, classifier: str) -> dict[str, Any]:
         """Parameters of a classifier; one it starts from by that one's parameters less its seed, not its name."""
-        item, rules = dict(self.instance("classifier", classifier)), self._entry("classifier", classifier)["properties"]
+        item = dict(self.instance("classifier", classifier))
+        rules = self._entry("classifier", classifier).get("properties", {})
         for key, value in item.items():
             if value and rules.get(key, {}).get("x-beside"):
-                item[key] = {**self.instance("classifier", value), "seed": None}
+                item[key] = {**self._but_for_the_seed(value), "seed": None}
         return item
 
     @property
@@ -854,6 +977,8 @@ def _shipped(path: str) -> str:
 
 
 TABLE_SUFFIXES = (".csv", ".md", ".html")
+# Names under which scripts know what they read, where that is not the name of the reading.
+INPUTS = {"shown maps": "maps", "network training": "training", "test confidence": "confidence"}
 
 
 def _braces(text: str) -> list[str]:

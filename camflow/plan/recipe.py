@@ -12,7 +12,9 @@ from camflow.plan.content import ALL
 
 KINDS = ("dataset", "classifier", "localizer", "refiner", "segmenter")
 # What a segment's own method makes.
-MAIN = {"classifier": "classifier", "localizer": "maps", "refiner": "masks"}
+MAIN = {"classifier": "classifier", "localizer": "maps", "refiner": "masks", "segmenter": "predictions"}
+# What an instance that is named by another of its kind (``x-beside``) gives to it.
+BESIDE = {**MAIN, "segmenter": "predictions_crf"}
 SPLIT = r"[A-Za-z][A-Za-z0-9_]*"
 
 
@@ -99,7 +101,11 @@ _COMMON = (
         "refiner", "score", ".json",
         reads=("catalog", "masks"), script="score_masks", sections=MASKS, facets=("masks",),
     ),
-    Leaf("refiner", "overlays", ".png", reads=("catalog", "maps", "masks"), script="plot_overlays", **SAMPLE),
+    Leaf("refiner", "overlays", ".png", reads=("catalog", "masks", "shown maps"), script="plot_overlays", **SAMPLE),
+    Leaf(
+        "refiner", "training", ".png", split=False,
+        reads=("network training",), script="plot_training", methods=("irn", "psa"),
+    ),
     Leaf(
         "refiner", "instances", ".h5",
         reads=("catalog", "maps", "irn_edges"), script="instances_irn", methods=("irn",),
@@ -107,6 +113,30 @@ _COMMON = (
     Leaf(
         "refiner", "score_instances", ".json",
         reads=("catalog", "instances"), script="score_instances", facets=("masks", OBJECTS), methods=("irn",),
+    ),
+    Leaf("classifier", "confidence", ".h5", reads=("catalog", "classifier"), script="confide_classifier", facets=("images",)),
+    Leaf(
+        "classifier", "erased", ".h5",
+        reads=("catalog", "classifier", "erased before"), script="erase_regions", facets=("images", "labels"),
+        methods=("adversarial_erasing",), each="image", join="join_shards",
+    ),
+    Leaf("segmenter", "predictions", ".h5", reads=("catalog", "logits", "test confidence"), facets=("images",)),
+    Leaf(
+        "segmenter", "predictions_crf", ".h5",
+        reads=("catalog", "logits", "test confidence"), script="crf_predictions", facets=("images",),
+    ),
+    *(
+        Leaf(
+            "segmenter", f"score{crf}", ".json",
+            reads=("catalog", f"predictions{crf}"), script="score_masks", sections=MASKS, facets=("masks",),
+        )
+        for crf in ("", "_crf")
+    ),
+    Leaf("segmenter", "export_voc", ".tgz", reads=("catalog", "predictions_crf"), script="export_voc"),
+    Leaf("segmenter", "training", ".png", split=False, reads=("network training",), script="plot_training"),
+    Leaf(
+        "segmenter", "overlays", ".png",
+        reads=("catalog", "predictions_crf"), script="plot_overlays", **SAMPLE,
     ),
 )  # fmt: skip
 

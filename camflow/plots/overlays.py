@@ -22,36 +22,37 @@ def seed_label(maps: np.ndarray, classes: np.ndarray, threshold: float) -> np.nd
 
 def overlay_figure(
     catalog: Catalog,
-    seeds: Store,
+    seeds: Store | None,
     masks: Store | None,
     *,
     threshold: float | None,
     count: int,
     title: str,
 ):
-    """The comparison grid. ``threshold`` turns the seed into a label map when there are no masks."""
+    """The comparison grid, of what there is. ``threshold`` turns a seed into a label map when there are no masks."""
     ids = sample(catalog.ids, count)
     rows = [_row(catalog, seeds, masks, threshold, image_id) for image_id in ids]
-    columns = ["photo", *(["truth"] if catalog.has_masks else []), "seed map"]
+    columns = ["photo", *(["truth"] if catalog.has_masks else []), *(["seed map"] if seeds is not None else [])]
     columns += ["mask"] if masks is not None else [f"seed > {threshold:.2f}"] if threshold is not None else []
     return style.grid(rows, columns, ids, title)
 
 
 def _row(
-    catalog: Catalog, seeds: Store, masks: Store | None, threshold: float | None, image_id: str
+    catalog: Catalog, seeds: Store | None, masks: Store | None, threshold: float | None, image_id: str
 ) -> list[np.ndarray]:
     photo = catalog.image(image_id)
-    seed = SeedMaps.unpack(seeds.read(image_id), seeds.attrs(image_id))
-    maps = full_size_maps(seed)
     row = [photo]
     if catalog.has_masks:
         truth = catalog.mask(image_id)
         row.append(style.overlay(photo, truth) if truth is not None else photo)
-    row.append(style.heat(photo, maps.max(axis=0) if len(maps) else np.zeros(photo.shape[:2])))
+    if seeds is not None:
+        seed = SeedMaps.unpack(seeds.read(image_id), seeds.attrs(image_id))
+        maps = full_size_maps(seed)
+        row.append(style.heat(photo, maps.max(axis=0) if len(maps) else np.zeros(photo.shape[:2])))
+        if masks is None and threshold is not None:
+            row.append(style.overlay(photo, seed_label(maps, seed.classes, threshold)))
     if masks is not None:
         row.append(style.overlay(photo, masks.read(image_id)))
-    elif threshold is not None:
-        row.append(style.overlay(photo, seed_label(maps, seed.classes, threshold)))
     return row
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from camflow.models.classifier import Classifier, build_classifier, save_classif
 from camflow.train import distributed
 from camflow.train.augment import TrainTransform, normalize, resize, to_chw
 from camflow.train.inputs import InputParams
-from camflow.train.loop import Task
+from camflow.train.loop import Samples, Task
 from camflow.train.metrics import Row
 from camflow.train.tofile import train_to_file
 
@@ -104,14 +104,23 @@ class ClassifyTask(Task):
         val: catalog to validate on, or None.
         params: losses, transforms, learning-rate multiple.
         workers: loader processes of the validation pass.
+        samples: makes the training samples of a catalog and a transform.
 
     Raises:
         DataError: cross-entropy asked for images that do not have exactly one label.
     """
 
-    def __init__(self, model: Classifier, train: Catalog, val: Catalog | None, params: PlainParams, workers: int = 0):
+    def __init__(
+        self,
+        model: Classifier,
+        train: Catalog,
+        val: Catalog | None,
+        params: PlainParams,
+        workers: int = 0,
+        samples: Callable[[Any, TrainTransform], Samples] | None = None,
+    ):
         self.model, self.val, self.params, self.workers = model, val, params, workers
-        self.dataset = LabelledSamples(train, params.transform(model))
+        self.dataset = (samples or LabelledSamples)(train, params.transform(model))
         if params.loss == "cross_entropy":
             for catalog in (train, val):
                 _require_single_label(catalog)
@@ -242,6 +251,7 @@ def train_classifier(
     workers: int = 0,
     progress: bool = True,
     meta: Mapping[str, Any] | None = None,
+    samples: Callable[[Any, TrainTransform], Samples] | None = None,
 ) -> Classifier:
     """Train a classifier and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -256,6 +266,7 @@ def train_classifier(
         key: fingerprint of what determines the result.
         device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
         meta: further facts to save with the classifier.
+        samples: makes the training samples of ``catalog_train`` and a transform, as ``LabelledSamples`` does.
 
     Returns:
         The classifier in eval mode on its device.
@@ -263,11 +274,11 @@ def train_classifier(
     class_names = list(catalog_train.class_names)
 
     def make_task() -> ClassifyTask:
-        return ClassifyTask(params.build(len(class_names)), catalog_train, catalog_val, params, workers)
+        return ClassifyTask(params.build(len(class_names)), catalog_train, catalog_val, params, workers, samples)
 
     def save(model: Classifier, row: Row) -> None:
         model.class_names = class_names
-        model.meta = {**(meta or {}), "method": "plain", "params": dataclasses.asdict(params), "metrics": row}
+        model.meta = {"method": "plain", **(meta or {}), "params": dataclasses.asdict(params), "metrics": row}
         save_classifier(out, model, class_names=class_names, meta=model.meta)
 
     return train_to_file(

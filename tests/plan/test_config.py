@@ -17,25 +17,32 @@ from camflow.data.readers.parts import PartsReader
 from camflow.data.readers.voc import VocReader
 from camflow.errors import ConfigError
 from camflow.evaluate.scores import MIOU_RULES, ScoreParams
-from camflow.localize import advcam, kmeans, lpcam, prototypes
+from camflow.localize import advcam, erasing, kmeans, lpcam, prototypes
 from camflow.localize.advcam import AdvCamParams
 from camflow.localize.cam import CamParams
 from camflow.localize.extract import PRECISIONS
 from camflow.localize.seam import SeamMapParams
 from camflow.models.classifier import DETACHES, POOLINGS
+from camflow.models.segmenter import ARCHITECTURES
 from camflow.params import from_config
 from camflow.plan import config as configs
 from camflow.plan.config import SECTIONS, load_config, methods, schema
 from camflow.plan.recipe import STUDIES
-from camflow.refine import affinity, confident, irn, psa, walk
+from camflow.refine import affinity, assemble, confident, irn, psa, walk
 from camflow.refine.crf import PUBLISHED, UNARIES, CrfParams, crf_params, params_from_config
+from camflow.segment.files import CRF_IMAGES, QUANTISE
+from camflow.segment.predict import TestParams
 from camflow.train import settings
 from camflow.train.augment import AUGMENTATIONS
+from camflow.train.cct import CctParams
 from camflow.train.classify import LOSSES, PlainParams
 from camflow.train.irn import IrnTrainParams
 from camflow.train.psa import AffinityParams
+from camflow.train.psl import PslParams
 from camflow.train.refiners import AFFINITY_LR, affinity_from_config, irn_from_config
 from camflow.train.seam import SeamParams
+from camflow.train.segment import LOSSES as SEGMENT_LOSSES
+from camflow.train.segment import PRESETS, SegmentParams
 
 PROJECT = Path(__file__).resolve().parents[2]
 BASE = {
@@ -339,6 +346,70 @@ def test_psa_has_the_parameters_of_its_schema():
     assert set(steps["psa_network"]["parameters"]) == {*training, "split", "weights", "lr", "preset"}
 
 
+def test_erasing_has_the_parameters_of_its_schema():
+    rules = properties("classifiers", "adversarial_erasing")
+    erased = {"rounds", "after", "restart", "rule", "share", "erase_scales"}
+    assert set(rules) == {*properties("classifiers", "plain"), *erased}
+    mined = fields(erasing.ErasingParams)
+    assert defaults(properties("localizers", "erasing")) == {**mined, "scales": [1.0]}
+    for place in (rules, properties("localizers", "erasing")):
+        assert set(place["rule"]["enum"]) == set(erasing.RULES)
+    assert {key for key, rule in rules.items() if rule.get("x-leaf")} == {"rule", "share", "erase_scales"}
+
+
+def test_assemble_has_the_parameters_of_its_schema():
+    rules = properties("refiners", "assemble")
+    assert defaults(rules) == {**fields(assemble.AssembleParams), "threshold": 0.8, "saliency": "low_cam"}
+    assert set(rules["conflicts"]["enum"]) == set(assemble.CONFLICTS)
+    assert set(rules["unsalient"]["enum"]) == set(assemble.UNSALIENT)
+
+
+# Not the training's own: what is launched and read, how photos are shown at test time, what a CRF does then.
+SHOWN = {
+    "processes", "monitor", "test_scales", "test_flip", "reduce", "pad", "multiple_of", "fill", "align_corners",
+    "quantise", "crf", "crf_image", "crf_skip",
+}  # fmt: skip
+
+
+def test_deeplab_has_the_parameters_of_its_schema():
+    rules = properties("segmenters", "deeplab")
+    training = {key: value for key, value in fields(SegmentParams).items() if key != "long_side"}
+    assert set(rules) == {*training, *SHOWN, "preset"}
+    assert set(rules["preset"]["enum"]) == set(PRESETS) - {"psl"}
+    given = {key: value for key, value in defaults(rules).items() if key not in {*SHOWN, "preset"}}
+    for key, value in given.items():  # a default here would replace the preset's own value
+        assert not any(key in preset for preset in PRESETS.values()), key
+        assert value == training[key], key
+    assert set(rules["architecture"]["enum"]) == set(ARCHITECTURES)
+    assert set(rules["loss"]["enum"]) == set(SEGMENT_LOSSES)
+    assert set(rules["crf"]["enum"]) == {name for name in PUBLISHED if crf_params(name).unary == "probabilities"}
+    assert set(rules["crf_image"]["enum"]) == set(CRF_IMAGES)
+    assert set(rules["quantise"]["enum"]) == set(QUANTISE)
+    shown = fields(TestParams)
+    renamed = {"test_scales": "scales", "test_flip": "flip"}
+    for key in SHOWN - {"processes", "monitor", "quantise", "crf", "crf_image", "crf_skip", "test_scales"}:
+        assert defaults(rules)[key] == shown[renamed.get(key, key)], key
+
+
+def test_psl_has_the_parameters_of_its_schema():
+    rules = properties("segmenters", "psl")
+    training = {key: value for key, value in fields(PslParams).items() if key not in {"long_side", "loss"}}
+    own = {"after", "confidence", "filter"}
+    assert set(rules) == {*training, *SHOWN, *own}
+    for key, value in defaults(rules).items():
+        assert key in SHOWN | own or value == training[key], key
+    assert defaults(rules)["filter"] == PslParams().threshold
+
+
+def test_cct_has_the_parameters_of_its_schema():
+    rules = properties("segmenters", "cct")
+    assert set(rules) == {*fields(CctParams), *SHOWN}
+    filled = configs.fill_defaults({}, {"properties": rules})
+    training = {key: value for key, value in filled.items() if key not in SHOWN}
+    # Without pseudo-masks the recipe's refiner would be of no use, so here they are used unless one says otherwise.
+    assert training == {**fields(CctParams), "use_weak_labels": True}
+
+
 def test_parts_has_the_parameters_of_its_schema():
     entry = methods("datasets")["parts"]
     made = {key: entry["properties"][key] for key in fields(PartsParams)}
@@ -377,7 +448,8 @@ def test_every_method_has_its_script():
     verbs = {"classifiers": "train", "localizers": "localize", "refiners": "refine", "segmenters": "segment"}
     scripts = {path.stem for path in (PROJECT / "workflow/scripts").glob("*.py")}
     for section, verb in verbs.items():
-        assert {f"{verb}_{method}" for method in methods(section)} <= scripts
+        made = {method for method, entry in methods(section).items() if not entry.get("x-virtual")}
+        assert {f"{verb}_{method}" for method in made} <= scripts
     made = {name for name, entry in methods("datasets").items() if entry.get("x-made")}
     assert {f"prepare_{name}" for name in made} <= scripts
 
@@ -400,6 +472,8 @@ OVERRIDES = re.compile(
     r"refiners\.crf\.\w+|refiners\.irn\.(conf_fg|conf_bg|beta|exp_times|gamma|threshold)"
     r"|refiners\.psa\.(alpha\w*|beta|logt|lr|augment\.\w+)|localizers\.lpcam\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"
     r"|config\.(datasets|classifiers|recipes)|datasets\.parts\.root"
+    r"|segmenters\.\w+\.augment\.\w+|segmenters\.(deeplab|psl)\.(architecture|backbone|epochs|batch_size|accumulate|lr"
+    r"|weight_decay|momentum|schedule|power|step_every|gamma|crop|scale|scale_pick|train_scales|loss)"
 )
 
 

@@ -16,14 +16,17 @@ def scripts_of_rules():
     text = "\n".join(path.read_text() for path in sorted((WORKFLOW / "rules").glob("*.smk")))
     names = set(re.findall(r'"\.\./scripts/([\w{}.]+)\.py"', text))
     studies = re.search(r'TABLE_STUDIES = "([\w|]+)"', text)[1].split("|")
-    return {found for name in names for found in ([name] if "{" not in name else [f"study_{s}" for s in studies])}
+    segmenters = re.findall(r'"(\w+)"', re.search(r"SEGMENTERS = \((.+)\)", text)[1])
+    stands = {"study_{wildcards.study}": [f"study_{name}" for name in studies]}
+    stands |= {f"{verb}_{{params.method}}": [f"{verb}_{name}" for name in segmenters] for verb in ("train", "segment")}
+    return {found for name in names for found in stands.get(name, [name])}
 
 
 def scripts_of_methods():
     found = set()
     for section, kind in SECTIONS.items():
         for name, entry in methods(section).items():
-            if kind != "dataset" or entry.get("x-made"):
+            if not entry.get("x-virtual") and (kind != "dataset" or entry.get("x-made")):
                 found.add(f"{VERBS[kind]}_{name}")
             found |= set(entry.get("x-scripts", ()))
     return found

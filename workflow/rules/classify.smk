@@ -45,3 +45,77 @@ rule train_seam:
         job=job("classifier"),
     script:
         "../scripts/train_seam.py"
+
+
+rule train_adversarial_erasing:
+    input:
+        unpack(reads("classifier")),
+    output:
+        classifier=f"{DEPTH['classifier']}/classifier.pt",
+        training=f"{DEPTH['classifier']}/training.csv",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/train.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/train.tsv"
+    wildcard_constraints:
+        classifier=named("classifier", "adversarial_erasing"),
+    conda:
+        "../../envs/camflow.yaml"
+    threads: lambda wildcards: PLAN.training_threads(wildcards.classifier)
+    resources:
+        gpu=lambda wildcards: PLAN.training_gpus(wildcards.classifier),
+    params:
+        job=job("classifier"),
+    script:
+        "../scripts/train_adversarial_erasing.py"
+
+
+rule erase_regions:
+    input:
+        unpack(reads("erased")),
+    output:
+        erased=f"{DEPTH['classifier']}/erased.{{split}}.shards/{{shard}}of{{shards}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/erased.{{split}}-{{shard}}of{{shards}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/erased.{{split}}-{{shard}}of{{shards}}-{{token}}.tsv"
+    conda:
+        "../../envs/camflow.yaml"
+    resources:
+        gpu=PLAN.gpus,
+    params:
+        job=job("erased"),
+    script:
+        "../scripts/erase_regions.py"
+
+
+rule join_erased:
+    input:
+        shards=shards_of("erased"),
+    output:
+        joined=f"{DEPTH['classifier']}/erased.{{split}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/erased.{{split}}-{{token}}.log",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("erased"),
+    script:
+        "../scripts/join_shards.py"
+
+
+rule confide_classifier:
+    input:
+        unpack(reads("confidence")),
+    output:
+        confidence=f"{DEPTH['classifier']}/confidence.{{split}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/confidence.{{split}}-{{token}}.log",
+    conda:
+        "../../envs/camflow.yaml"
+    resources:
+        gpu=PLAN.gpus,
+    params:
+        job=job("confidence"),
+    script:
+        "../scripts/confide_classifier.py"

@@ -105,6 +105,29 @@ def job(stem, suffix=None):
     return describe
 
 
+def step_setting(stem, name, default=1):
+    """Resource function: a parameter of the instance that a step is for."""
+
+    @plainly
+    def value(wildcards):
+        goal, _ = goal_of(stem, None, wildcards)
+        return int(PLAN.instance(goal.leaf.kind, goal.steps[-1]).get(name, default))
+
+    return value
+
+
+def step_threads(stem):
+    """Resource function: threads of a step that trains; they change rounding, so they are parameters of the instance."""
+    threads, processes = step_setting(stem, "threads"), step_setting(stem, "processes")
+    return lambda wildcards: threads(wildcards) * processes(wildcards)
+
+
+def step_gpus(stem):
+    """Resource function: GPUs of a step that trains, one a process, if there are any."""
+    processes = step_setting(stem, "processes")
+    return lambda wildcards: PLAN.gpus * processes(wildcards)
+
+
 @plainly
 def manifest_of(wildcards):
     """The list a dataset made here leaves behind; nothing for a folder of the user's."""

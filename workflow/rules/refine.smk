@@ -39,3 +39,43 @@ rule refine_crf:
         job=job("masks"),
     script:
         "../scripts/refine_crf.py"
+
+
+rule refine_gt:
+    input:
+        unpack(reads("masks")),
+    output:
+        masks=f"{DEPTH['refiner']}/masks.{{split}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.tsv"
+    wildcard_constraints:
+        refiner=named("refiner", "gt"),
+    conda:
+        "../../envs/camflow.yaml"
+    threads: PLAN.config["runtime"]["jobs"]
+    params:
+        job=job("masks"),
+    script:
+        "../scripts/refine_gt.py"
+
+
+rule refine_assemble:
+    input:
+        unpack(reads("masks")),
+    output:
+        masks=f"{DEPTH['refiner']}/masks.{{split}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.tsv"
+    wildcard_constraints:
+        refiner=named("refiner", "assemble"),
+    conda:
+        "../../envs/camflow.yaml"
+    threads: PLAN.config["runtime"]["jobs"]
+    params:
+        job=job("masks"),
+    script:
+        "../scripts/refine_assemble.py"

@@ -45,7 +45,7 @@ rule train_irn:
         f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/irn_network-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
-    threads: lambda wildcards: PLAN.instance("refiner", goal_of("irn_network", None, wildcards)[0].steps[-1])["threads"]
+    threads: step_threads("irn_network")
     resources:
         gpu=PLAN.gpus,
     params:
@@ -187,7 +187,7 @@ rule train_psa:
         f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/psa_network-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
-    threads: lambda wildcards: PLAN.instance("refiner", goal_of("psa_network", None, wildcards)[0].steps[-1])["threads"]
+    threads: step_threads("psa_network")
     resources:
         gpu=PLAN.gpus,
     params:

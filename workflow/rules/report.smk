@@ -31,6 +31,36 @@ rule plot_training:
         "../scripts/plot_training.py"
 
 
+rule plot_training_refiner:
+    input:
+        unpack(reads("training", ".png")),
+    output:
+        figure=f"{DEPTH['refiner']}/training-{{token}}.png",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/training-{{token}}.log",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("training", ".png"),
+    script:
+        "../scripts/plot_training.py"
+
+
+rule plot_training_segmenter:
+    input:
+        unpack(reads("training", ".png")),
+    output:
+        figure=f"{DEPTH['segmenter']}/training-{{token}}.png",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/{{segmenter}}/training-{{token}}.log",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("training", ".png"),
+    script:
+        "../scripts/plot_training.py"
+
+
 rule plot_curve:
     input:
         unpack(reads("curve")),
@@ -68,6 +98,21 @@ rule plot_masks:
         figure=f"{DEPTH['refiner']}/overlays.{{split}}-{{token}}.png",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/overlays.{{split}}-{{token}}.log",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("overlays"),
+    script:
+        "../scripts/plot_overlays.py"
+
+
+rule plot_predictions:
+    input:
+        unpack(reads("overlays")),
+    output:
+        figure=f"{DEPTH['segmenter']}/overlays.{{split}}-{{token}}.png",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/{{segmenter}}/overlays.{{split}}-{{token}}.log",
     conda:
         "../../envs/camflow.yaml"
     params:

@@ -1,7 +1,9 @@
 """Join the shards of a store by an index."""
 
 from camflow.plan import job
-from camflow.store import join_shards
+from camflow.segment.selection import selection
+from camflow.store import Store, join_shards
 
 with job.start(snakemake) as task:
-    join_shards(task.output[0], list(task.input.shards), task.meta())
+    shards = list(task.input.shards)
+    join_shards(task.output[0], shards, task.meta(**selection(Store(shards[0]).meta)))

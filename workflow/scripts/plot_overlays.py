@@ -8,10 +8,11 @@ from camflow.store import Store, read_json
 
 with job.start(snakemake) as task:
     given = dict(task.input.items())
+    labelled = given.get("masks", given.get("predictions_crf"))
     figure = overlay_figure(
         Catalog(given["catalog"]),
-        Store(given["maps"], stage="maps"),
-        Store(given["masks"], stage="masks") if "masks" in given else None,
+        Store(given["maps"], stage="maps") if "maps" in given else None,
+        Store(labelled, stage="masks") if labelled else None,
         threshold=read_json(given["threshold"])["threshold"] if "threshold" in given else None,
         count=task.sections["report"]["images"],
         title=f"{task.recipe}, {task.split}",

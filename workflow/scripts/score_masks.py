@@ -1,4 +1,4 @@
-"""Score pseudo-masks against the true masks."""
+"""Score label maps, pseudo-masks or predictions, against the true masks."""
 
 from tqdm import tqdm
 
@@ -6,13 +6,17 @@ from camflow.data.catalog import Catalog
 from camflow.evaluate.scores import ScoreParams, score_masks
 from camflow.params import from_config
 from camflow.plan import job
+from camflow.segment.selection import selection
 from camflow.store import Store, write_json
 
 with job.start(snakemake) as task:
-    catalog = Catalog(task.input.catalog)
-    masks = Store(task.input.masks, stage="masks")
+    given = dict(task.input.items())
+    found = next(given[name] for name in ("masks", "predictions", "predictions_crf") if name in given)
+    catalog, masks = Catalog(given["catalog"]), Store(found, stage="masks")
     params = from_config(ScoreParams, task.sections["evaluation"])
     with tqdm(total=len(catalog.ids), desc=task.target, unit="image") as bar:
         score = score_masks(masks, catalog, params, progress=bar.update)
     score["threshold"] = masks.meta.get("threshold")
+    # A network chosen by its validation score says so wherever it is scored.
+    score["conditions"] |= selection(masks.meta)
     write_json(task.output.score, {**score, **task.envelope()})

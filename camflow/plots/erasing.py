@@ -1,0 +1,71 @@
+"""Figures of adversarial erasing: what each round found, and what it was worth."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
+
+from camflow.data.catalog import Catalog
+from camflow.data.erased import ErasedStore, erase
+from camflow.data.sample import sample
+from camflow.plots import style
+from camflow.plots.curves import SHOWN
+from camflow.refine.driver import class_ids
+
+
+def region_labels(regions: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Regions bool (K, H, W) as a label map uint8 (H, W), for the eye: where they overlap the earlier class is shown."""
+    if not len(regions):
+        return np.zeros(regions.shape[1:], np.uint8)
+    return class_ids(np.where(regions.any(axis=0), regions.argmax(axis=0) + 1, 0), classes)
+
+
+def erasing_figure(catalog: Catalog, rounds: Sequence[ErasedStore], mean: Sequence[float], *, count: int, title: str):
+    """A row an image: photo, truth if there is one, what each round saw and newly found, and everything found.
+
+    Args:
+        catalog: the images, of which a fixed sample of ``count`` is shown.
+        rounds: what is erased after each round, the first round first.
+        mean: of the networks, the colour of erased pixels.
+    """
+    ids = sample(catalog.ids, count)
+    rows = [_row(catalog, rounds, mean, image_id) for image_id in ids]
+    steps = [f"round {number}" for number in range(1, len(rounds) + 1)]
+    columns = ["photo", *(["truth"] if catalog.has_masks else []), *steps, "all rounds"]
+    return style.grid(rows, columns, ids, title)
+
+
+def _row(catalog: Catalog, rounds: Sequence[ErasedStore], mean: Sequence[float], image_id: str) -> list[np.ndarray]:
+    photo = catalog.image(image_id)
+    row = [photo]
+    if catalog.has_masks:
+        truth = catalog.mask(image_id)
+        row.append(photo if truth is None else style.overlay(photo, truth))
+    labels, gone = np.zeros(photo.shape[:2], np.uint8), None
+    for store in rounds:
+        classes, found = store.read(image_id, photo.shape[:2])
+        gone = np.zeros_like(found) if gone is None else gone
+        new = region_labels(found & ~gone, classes)
+        row.append(style.overlay(erase(photo, gone.any(axis=0), mean), new))
+        labels, gone = region_labels(found, classes), found
+    return [*row, style.overlay(photo, labels)]
+
+
+def rounds_figure(frame: pd.DataFrame, title: str):
+    """Scores over the number of rounds. ``frame`` has a column ``round`` and some of those that ``curves.SHOWN`` names
+    (``miou`` ...), values in [0, 1]; one row a round."""
+    figure, axis = plt.subplots(figsize=(4.2, 3))
+    for name, label in SHOWN.items():
+        if name in frame:
+            axis.plot(frame["round"], frame[name], marker="o", label=label, linewidth=2 if name == "miou" else 1)
+    axis.set_xlabel("rounds of erasing")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_ylim(0, 1)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
+    axis.set_title(title, fontsize=9)
+    return figure

@@ -1,0 +1,13 @@
+"""Label maps of PSL: the arg-max among the classes that a classifier believes in."""
+
+from camflow.plan import job
+from camflow.segment.tasks import label_task
+
+
+def main(snakemake):
+    with job.start(snakemake) as task:
+        label_task(task)
+
+
+if __name__ == "__main__":
+    main(snakemake)
