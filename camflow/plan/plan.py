@@ -541,17 +541,41 @@ class Plan:
         if goal.leaf.stem == MAIN.get(goal.leaf.kind):
             entry = self._entry(goal.leaf.kind, goal.steps[-1])
             names = [*entry.get("x-reads-only", names), *entry.get("x-reads", ())]
-        if "localizers" in names:
-            names.remove("localizers")
-            others = {f"maps_{steps[2]}": target(steps, "maps", goal.split) for steps in self.localized(goal.steps)}
-        else:
-            others = {}
-        found = {name: self._read(name, goal, self.split_of(goal)) for name in names}
+        groups = {"localizers": self._maps_of_all, "refiners": self._masks_of_all, "rounds": self._found_in_rounds}
+        others = {key: item for name in names if name in groups for key, item in groups[name](goal).items()}
+        found = {name: self._read(name, goal, self.split_of(goal)) for name in names if name not in groups}
         named = {
             "threshold" if name.endswith(" threshold") else INPUTS.get(name, name.replace(" ", "_")): item
             for name, item in found.items()
         }
         return {**{name: item for name, item in named.items() if item is not None}, **others}
+
+    def _maps_of_all(self, goal: Target) -> dict[str, Target]:
+        """Maps of every configured localizer of a classifier."""
+        return {f"maps_{steps[2]}": target(steps, "maps", goal.split) for steps in self.localized(goal.steps)}
+
+    def _masks_of_all(self, goal: Target) -> dict[str, Target]:
+        """Masks of every configured refiner of a localizer's maps."""
+        return {f"masks_{steps[3]}": target(steps, "masks", goal.split) for steps in self.refined(goal.steps)}
+
+    def _found_in_rounds(self, goal: Target) -> dict[str, Target]:
+        """What is erased after every round up to a classifier's, and the scores of the maps, by the round's number."""
+        chain, name = [], goal.steps[1]
+        while name:
+            chain.append(name)
+            name = self.instance("classifier", name).get("after")
+        found = {}
+        for number, classifier in enumerate(reversed(chain), 1):
+            steps = (goal.steps[0], classifier)
+            found[f"erased_{number}"] = target(steps, "erased", goal.split)
+            if self.has_masks(goal.steps[0]):
+                found[f"score_{number}"] = target((*steps, goal.steps[2]), "score", goal.split)
+        return found
+
+    def refined(self, steps: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The configured recipes that refine a localizer's maps, in the order of the config's refiners."""
+        found = [item for item in self.prefixes if len(item) == 4 and item[:3] == steps]
+        return sorted(found, key=lambda item: list(self.config["refiners"]).index(item[3]))
 
     def localized(self, steps: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The configured recipes that localise with a classifier, in the order of the config's localizers."""
@@ -599,7 +623,7 @@ class Plan:
                 return self.seed_score(steps) if self.has_masks(steps[0]) else None
             case "needed threshold":
                 return self.seed_score(steps) if self._needs_threshold(steps) else None
-            case _ if name in STUDIES:
+            case _ if name in STUDIES or name == "errors":
                 return target(steps, name, split, ".csv")
             case "successive_maps" | "instances":
                 return target(steps, name, split)
@@ -731,6 +755,10 @@ class Plan:
                     found.append(target(steps, "comparison", split))
             if len(steps) == 3 and self.has_masks(steps[0]):
                 found.append(target(steps, "curve", split))
+                if len(self.refined(steps)) > 1:
+                    found += [target(steps, "errors", split, suffix) for suffix in (".csv", ".png")]
+            if len(steps) == 3 and self.method("localizer", steps[2]) == "erasing":
+                found.append(target(steps, "rounds", split))
             if len(steps) in (3, 4, 5):
                 found.append(target(steps, "overlays", split))
             if len(steps) == len(KINDS):

@@ -94,6 +94,16 @@ _COMMON = (
         reads=("catalog", "maps", "other threshold"), script="score_maps", sections=SEED, facets=("masks",),
     ),
     Leaf("classifier", "comparison", ".png", reads=("catalog", "localizers"), script="plot_comparison", **SAMPLE),
+    # Where the refiners of these maps lose or win.
+    Leaf(
+        "localizer", "errors", ".csv",
+        reads=("catalog", "maps", "seen threshold", "refiners"), script="study_errors", facets=("labels", "masks"),
+    ),
+    Leaf("localizer", "errors", ".png", reads=("errors",), script="plot_errors"),
+    Leaf(
+        "localizer", "rounds", ".png",
+        reads=("catalog", "rounds"), script="plot_rounds", methods=("erasing",), **SAMPLE,
+    ),
     Leaf("localizer", "curve", ".png", reads=("score",), script="plot_curve"),
     Leaf("localizer", "overlays", ".png", reads=("catalog", "maps", "seen threshold"), script="plot_overlays", **SAMPLE),
     Leaf("refiner", "masks", ".h5", reads=("catalog", "maps", "needed threshold"), facets=("images",)),

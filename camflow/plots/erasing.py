@@ -1,19 +1,15 @@
-"""Figures of adversarial erasing: what each round found, and what it was worth."""
+"""Figure of adversarial erasing: what each round found, and what it was worth."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-from matplotlib.ticker import MaxNLocator
 
 from camflow.data.catalog import Catalog
 from camflow.data.erased import ErasedStore, erase
 from camflow.data.sample import sample
 from camflow.plots import style
-from camflow.plots.curves import SHOWN
 from camflow.refine.driver import class_ids
 
 
@@ -24,17 +20,28 @@ def region_labels(regions: np.ndarray, classes: np.ndarray) -> np.ndarray:
     return class_ids(np.where(regions.any(axis=0), regions.argmax(axis=0) + 1, 0), classes)
 
 
-def erasing_figure(catalog: Catalog, rounds: Sequence[ErasedStore], mean: Sequence[float], *, count: int, title: str):
+def erasing_figure(
+    catalog: Catalog,
+    rounds: Sequence[ErasedStore],
+    mean: Sequence[float],
+    *,
+    count: int,
+    title: str,
+    scores: Sequence[float] = (),
+):
     """A row an image: photo, truth if there is one, what each round saw and newly found, and everything found.
 
     Args:
         catalog: the images, of which a fixed sample of ``count`` is shown.
         rounds: what is erased after each round, the first round first.
         mean: of the networks, the colour of erased pixels.
+        scores: mIoU in [0, 1] of the seed after each round, which then stands over its column.
     """
     ids = sample(catalog.ids, count)
     rows = [_row(catalog, rounds, mean, image_id) for image_id in ids]
     steps = [f"round {number}" for number in range(1, len(rounds) + 1)]
+    for index, score in enumerate(scores):
+        steps[index] += f" ({100 * score:.1f} mIoU)"
     columns = ["photo", *(["truth"] if catalog.has_masks else []), *steps, "all rounds"]
     return style.grid(rows, columns, ids, title)
 
@@ -53,19 +60,3 @@ def _row(catalog: Catalog, rounds: Sequence[ErasedStore], mean: Sequence[float],
         row.append(style.overlay(erase(photo, gone.any(axis=0), mean), new))
         labels, gone = region_labels(found, classes), found
     return [*row, style.overlay(photo, labels)]
-
-
-def rounds_figure(frame: pd.DataFrame, title: str):
-    """Scores over the number of rounds. ``frame`` has a column ``round`` and some of those that ``curves.SHOWN`` names
-    (``miou`` ...), values in [0, 1]; one row a round."""
-    figure, axis = plt.subplots(figsize=(4.2, 3))
-    for name, label in SHOWN.items():
-        if name in frame:
-            axis.plot(frame["round"], frame[name], marker="o", label=label, linewidth=2 if name == "miou" else 1)
-    axis.set_xlabel("rounds of erasing")
-    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axis.set_ylim(0, 1)
-    axis.grid(alpha=0.3)
-    axis.legend(fontsize=7, loc="upper left", bbox_to_anchor=(1.02, 1), frameon=False)
-    axis.set_title(title, fontsize=9)
-    return figure

@@ -15,9 +15,10 @@ import pandas as pd
 import torch
 from torch import nn
 
+from camflow.data.sample import sampled
 from camflow.localize.advcam import AdvCamParams, Pairs, climb
 from camflow.localize.extract import Photos
-from camflow.studies.images import Shown, sampled, show_images
+from camflow.studies.images import Shown, show_images
 
 DISCRIMINATIVE, SEEN = 0.5, 0.1
 REGIONS = ("discriminative", "non-discriminative")

@@ -16,10 +16,11 @@ import torch
 from torch import nn
 
 from camflow.data.catalog import Catalog
+from camflow.data.sample import sampled
 from camflow.evaluate.sweep import SeedSweep
 from camflow.localize.advcam import AdvCamParams, Pairs, climb
 from camflow.localize.maps import SeedMaps, full_size_maps
-from camflow.studies.images import Shown, sampled, show_images
+from camflow.studies.images import Shown, show_images
 from camflow.studies.scored import Scored, best_row
 
 SWEPT = ("lambda", "tau", "step_size")

@@ -9,12 +9,12 @@ import numpy as np
 import pandas as pd
 
 from camflow.data.catalog import Catalog
+from camflow.data.sample import sampled
 from camflow.evaluate.boundary import BANDS, KINDS, band_names, error_table
 from camflow.localize.maps import checked_seed, full_size_maps
 from camflow.refine.driver import class_ids
 from camflow.refine.threshold import winners
 from camflow.store import Store
-from camflow.studies.images import sampled
 
 LabelMaps = Store | Callable[[str], np.ndarray]  # a store of label maps, or what gives an image's
 

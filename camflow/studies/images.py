@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,8 +11,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from camflow.data.sample import in_sample_order
-from camflow.errors import DataError
 from camflow.localize.advcam import frozen
 from camflow.localize.extract import (
     Photos,
@@ -87,18 +84,3 @@ def show_images(
             if progress is not None:
                 progress(1)
             yield found
-
-
-def sampled(catalog: Photos, count: int | None, *, masks: bool = False) -> list[str]:
-    """Ids of a fixed sample of the images with a present class (and, if asked for, a mask); None takes all.
-
-    Raises ``DataError`` when there are none.
-    """
-    fitting = (i for i in in_sample_order(catalog.ids) if catalog.label(i).any())
-    if masks:  # decoded one by one until there are enough
-        fitting = (i for i in fitting if catalog.mask(i) is not None)
-    ids = sorted(itertools.islice(fitting, count))
-    if not ids:
-        what = "a class and a mask" if masks else "a class"
-        raise DataError(f"no image of split '{catalog.split}' of '{catalog.dataset}' has {what}; study another split")
-    return ids

@@ -16,8 +16,9 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from camflow.data.sample import sampled
 from camflow.localize.extract import Photos, Views
-from camflow.studies.images import Shown, sampled, show_images
+from camflow.studies.images import Shown, show_images
 
 
 def loss_surface(

@@ -17,12 +17,13 @@ import torch
 from torch import nn
 
 from camflow.data.catalog import Catalog
+from camflow.data.sample import sampled
 from camflow.evaluate.sweep import SeedSweep
 from camflow.localize.lpcam import LpcamParams, add_features, class_vectors, similarity_maps
 from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.localize.prototypes import PrototypeParams, cluster_points, collect, images_of_class
 from camflow.store import Store
-from camflow.studies.images import Shown, sampled, show_images
+from camflow.studies.images import Shown, show_images
 from camflow.studies.scored import Scored, best_row
 
 SWEPT = ("clusters", "tau", "mu_f", "mu_b")

@@ -10,11 +10,12 @@ import pandas as pd
 import torch
 from torch import nn
 
+from camflow.data.sample import sampled
 from camflow.localize.advcam import AdvCamParams, Pairs, climb
 from camflow.localize.extract import Photos, write_seed
 from camflow.localize.maps import SeedMaps
 from camflow.store import StoreWriter
-from camflow.studies.images import Shown, sampled, show_images
+from camflow.studies.images import Shown, show_images
 
 
 def successive_maps(

@@ -15,6 +15,7 @@ from typing import Any
 import pandas as pd
 
 from camflow.data.catalog import Catalog
+from camflow.data.sample import sampled
 from camflow.evaluate.confusion import miou
 from camflow.evaluate.sweep import SeedSweep
 from camflow.localize.maps import checked_seed, stride4_maps
@@ -22,7 +23,6 @@ from camflow.refine.driver import ordered_map
 from camflow.refine.irn import read_boundaries
 from camflow.refine.walk import WalkParams, edge_affinities, enlarge, semantic_scores
 from camflow.store import Store
-from camflow.studies.images import sampled
 from camflow.studies.scored import Scored
 
 SWEPT = ("beta", "exp_times", "gamma")

@@ -2,12 +2,11 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
 import pytest
 
 from camflow.data.erased import ErasedStore, pack_regions
 from camflow.plots import style
-from camflow.plots.erasing import erasing_figure, region_labels, rounds_figure
+from camflow.plots.erasing import erasing_figure, region_labels
 from camflow.store import StoreWriter
 from tests.localize.photos import CLASSES, Photos
 
@@ -75,12 +74,10 @@ def test_pictures_of_the_rounds(rounds):
     np.testing.assert_array_equal(union, style.overlay(plain, np.maximum(left, top)))
 
 
-def test_the_curve_over_the_rounds():
-    frame = pd.DataFrame({"round": [1, 2, 3], "miou": [0.3, 0.4, 0.35], "object_recall": [0.2, 0.5, 0.7]})
-    lines = {line.get_label(): line for line in rounds_figure(frame, "x").axes[0].get_lines()}
-    assert set(lines) == {"mIoU", "recall of object pixels"}
-    assert list(lines["mIoU"].get_xdata()) == [1, 2, 3]
-    assert list(lines["mIoU"].get_ydata()) == [0.3, 0.4, 0.35]
+def test_the_score_stands_over_its_round(rounds):
+    figure = erasing_figure(Bare(6), rounds, MEAN, count=1, title="x", scores=[0.3, 0.4567])
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles == ["photo", "round 1 (30.0 mIoU)", "round 2 (45.7 mIoU)", "all rounds"]
 
 
 def test_the_same_bytes_twice(tmp_path, rounds):

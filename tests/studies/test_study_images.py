@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from camflow.data.sample import sample
+from camflow.data.sample import sample, sampled
 from camflow.errors import DataError
 from camflow.localize.extract import Views, rescale
 from camflow.models.classifier import build_classifier
-from camflow.studies.images import sampled, show_images
+from camflow.studies.images import show_images
 from tests.localize.photos import CLASSES, Photos
 
 VIEWS = Views(scales=(1.0, 0.5), long_side=48)

@@ -22,10 +22,11 @@ READ_BY = {
     "catalog": ["pictures", "classifier"],
     "classifier": ["classifier score", "training figure", "maps"],
     "classifier score": ["tables"],
-    "maps": ["seed score", "seed overlays", "masks none", "masks crf"],
-    "seed score": ["curve", "seed overlays", "masks none", "masks crf", "tables"],
-    "masks none": ["mask score none", "mask overlays none"],
-    "masks crf": ["mask score crf", "mask overlays crf"],
+    "maps": ["seed score", "seed overlays", "masks none", "masks crf", "errors"],
+    "seed score": ["curve", "seed overlays", "masks none", "masks crf", "tables", "errors"],
+    "masks none": ["mask score none", "mask overlays none", "errors"],
+    "masks crf": ["mask score crf", "mask overlays crf", "errors"],
+    "errors": ["errors figure"],
     "mask score none": ["tables"],
     "mask score crf": ["tables"],
 }
@@ -63,7 +64,9 @@ def stage_of(path: str) -> str:
             return "classifier"
         case 2, "score":
             return "classifier score"
-        case 3, "maps" | "curve":
+        case 3, "errors" if suffix == "png":
+            return "errors figure"
+        case 3, "maps" | "curve" | "errors":
             return stem
         case 3, _:
             return {"score": "seed score", "overlays": "seed overlays"}[stem]
@@ -277,7 +280,7 @@ MODULES = {
     "camflow/data/check.py": ("catalog",),
     "camflow/data/catalog.py": READS_PHOTOS[1:],
     "camflow/data/images.py": READS_PHOTOS,
-    "camflow/data/sample.py": ("pictures", *OVERLAYS),
+    "camflow/data/sample.py": ("pictures", *OVERLAYS, "errors"),
     "camflow/data/readers/voc.py": ("catalog",),
     "camflow/data/readers/parts.py": ("catalog",),
     "camflow/data/readers/coco.py": (),
@@ -306,7 +309,11 @@ MODULES = {
     "camflow/evaluate/sweep.py": (SEED, *MASK_SCORES),
     "camflow/evaluate/scores.py": (SEED, *MASK_SCORES),
     "camflow/evaluate/classification.py": ("classifier score",),
-    "camflow/plots/style.py": tuple(FIGURES),
+    "camflow/plots/style.py": (*FIGURES, "errors figure"),
+    "camflow/plots/errors.py": ("errors figure",),
+    "camflow/studies/errors.py": ("errors",),
+    "camflow/evaluate/boundary.py": ("errors",),
+    "camflow/segment/selection.py": MASK_SCORES,
     "camflow/plots/overlays.py": ("pictures", *OVERLAYS),
     "camflow/plots/curves.py": ("training figure", "curve"),
     "camflow/plots/studies.py": (),

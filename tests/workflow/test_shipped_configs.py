@@ -23,7 +23,7 @@ def recipe_jobs(splits: int, *, shards: int, catalogs: int) -> dict[str, int]:
         "check_dataset": catalogs, "train_plain": 1, "score_classifier": splits, "localize_cam": splits * shards,
         "join_maps": splits, "score_maps": splits, "refine_none": splits, "refine_crf": splits,
         "score_masks": 2 * splits, "make_tables": 1, "plot_pictures": 1, "plot_training": 1, "plot_curve": 1,
-        "plot_seeds": 1, "plot_masks": 2,
+        "plot_seeds": 1, "plot_masks": 2, "study_errors": 1, "plot_errors": 1,
     }  # fmt: skip
 
 

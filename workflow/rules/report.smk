@@ -121,6 +121,36 @@ rule plot_predictions:
         "../scripts/plot_overlays.py"
 
 
+rule plot_errors:
+    input:
+        unpack(reads("errors", ".png")),
+    output:
+        figure=f"{DEPTH['localizer']}/errors.{{split}}-{{token}}.png",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/errors.{{split}}-{{token}}.figure.log",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("errors", ".png"),
+    script:
+        "../scripts/plot_errors.py"
+
+
+rule plot_rounds:
+    input:
+        unpack(reads("rounds")),
+    output:
+        figure=f"{DEPTH['localizer']}/rounds.{{split}}-{{token}}.png",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/rounds.{{split}}-{{token}}.figure.log",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("rounds"),
+    script:
+        "../scripts/plot_rounds.py"
+
+
 rule plot_comparison:
     input:
         unpack(reads("comparison")),

@@ -62,7 +62,7 @@ for method in SEGMENTERS:
         params:
             job=job(f"{method}_logits"),
         script:
-            "../scripts/join_shards.py"
+            "../scripts/join_logits.py"
 
     rule:
         name:

@@ -59,6 +59,21 @@ rule study_prototypes:
         "../scripts/study_prototypes.py"
 
 
+rule study_errors:
+    input:
+        unpack(reads("errors", ".csv")),
+    output:
+        table=f"{DEPTH['localizer']}/errors.{{split}}-{{token}}.csv",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/errors.{{split}}-{{token}}.log",
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("errors", ".csv"),
+    script:
+        "../scripts/study_errors.py"
+
+
 rule plot_study:
     input:
         unpack(reads(None, ".png")),
