@@ -151,6 +151,7 @@ def test_the_plain_path_maxima_look_at_every_cell():
         assert found[0, p].tolist() == expected
 
 
+@pytest.mark.long
 def test_memory_of_a_walk_is_what_it_holds_at_a_time(monkeypatch, tmp_path):
     code = """if True:
         import numpy as np

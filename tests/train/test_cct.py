@@ -453,6 +453,7 @@ def rows_of(folder):
     return [dict(zip(names, (float(value or "nan") for value in row), strict=True)) for row in rows]
 
 
+@pytest.mark.long
 def test_it_learns_and_writes(tmp_path):
     catalog = Squares(11)
     network = train(
