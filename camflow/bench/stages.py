@@ -22,6 +22,11 @@ TRAINING = {  # the embedded default (config.yaml) for one epoch
     "detach": "none", "epochs": 1, "batch_size": 32, "lr": 0.05, "head_lr_mult": 1, "momentum_slot": "paper",
     "scale": None, "channels_last": True, "drop_last": False,
 }  # fmt: skip
+SEGMENTING = {  # the embedded default's `deeplab` for one epoch
+    "backbone": "tiny", "rates": (1, 2, 3, 4), "freeze_bn": False, "epochs": 1, "batch_size": 16, "accumulate": 1,
+    "lr": 0.02, "scale": (0.75, 1.0, 1.25), "train_scales": (1.0,), "loss_grid": "image", "channels_last": True,
+    "drop_last": False,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -163,6 +168,38 @@ def _masks(place: Place) -> Callable[[], None]:
     return lambda: score_masks(masks, catalog, ScoreParams()) and None
 
 
+def _segment(place: Place) -> Callable[[], None]:
+    from camflow.data.catalog import Catalog
+    from camflow.store import Store
+    from camflow.train.segment import SegmentParams, train_segmenter
+
+    catalog, scratch = Catalog(place.file("catalog")), place.folder / f"segment.{place.split}"
+    params = SegmentParams(**SEGMENTING, crop=place.size)
+    files = {"out": _segmenter(place), "metrics_csv": scratch / "training.csv", "scratch": scratch}
+    masks = Store(place.file("masks"), stage="masks")
+    return lambda: train_segmenter(catalog, masks, params, **files, key="bench", progress=False) and None
+
+
+def _segmenter(place: Place) -> Path:
+    return place.folder / f"segmenter.{place.split}.pt"
+
+
+def _predict(place: Place) -> Callable[[], None]:
+    from camflow.data.catalog import Catalog
+    from camflow.models.segmenter import load_segmenter
+    from camflow.segment.files import write_logits
+    from camflow.segment.predict import TestParams
+    from camflow.store import StoreWriter
+
+    catalog, model = Catalog(place.file("catalog")), load_segmenter(_segmenter(place))
+
+    def work() -> None:
+        with StoreWriter(place.file("logits"), stage="logits", class_names=catalog.class_names) as writer:
+            write_logits(model, catalog, TestParams(), writer)
+
+    return work
+
+
 STAGES: dict[str, Callable[[Place], Callable[[], None]]] = {
     "check": _check,
     "train": _train,
@@ -171,6 +208,8 @@ STAGES: dict[str, Callable[[Place], Callable[[], None]]] = {
     "crf": _crf,
     "sweep": _sweep,
     "masks": _masks,
+    "segment": _segment,
+    "predict": _predict,
 }
 # What a stage reads must have been written before.
 NEEDS: dict[str, tuple[str, ...]] = {
@@ -181,4 +220,6 @@ NEEDS: dict[str, tuple[str, ...]] = {
     "crf": ("check", "cam"),
     "sweep": ("check", "cam"),
     "masks": ("check", "cam", "crf"),
+    "segment": ("check", "cam", "crf"),
+    "predict": ("check", "cam", "crf", "segment"),
 }
