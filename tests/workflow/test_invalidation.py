@@ -390,7 +390,9 @@ def test_a_lost_snakemake_folder_loses_nothing(copy):
 def test_a_lost_snakemake_folder_and_a_changed_config_are_seen(copy):
     shutil.rmtree(copy.folder / ".snakemake")
     copy.edit("config.yaml", "iterations: 2", "iterations: 3")
-    assert copy.planned() == {"refine_crf": 2, "score_masks": 2, "plot_masks": 1, "make_tables": 1}
+    assert copy.planned() == {
+        "refine_crf": 2, "score_masks": 2, "plot_masks": 1, "make_tables": 1, "study_errors": 1, "plot_errors": 1,
+    }  # fmt: skip
 
 
 def test_speed_keys_run_nothing(copy):
