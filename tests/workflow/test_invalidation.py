@@ -406,7 +406,7 @@ def test_a_localizer_runs_alone_and_going_back_costs_nothing(copy):
     copy.edit("config.yaml", "scales:\n    - 1.0", "scales:\n    - 0.5")
     assert copy.planned() == {
         "localize_cam": 4, "join_maps": 2, "score_maps": 2, "plot_curve": 1, "plot_seeds": 1, "refine_none": 2,
-        "refine_crf": 2, "score_masks": 4, "plot_masks": 2, "make_tables": 1,
+        "refine_crf": 2, "score_masks": 4, "plot_masks": 2, "make_tables": 1, "study_errors": 1, "plot_errors": 1,
     }  # fmt: skip
     copy.snakemake("results/parts/plain/cam/score.train.json")
     assert copy.scores()["parts/plain/cam/score.train.json"] != before["parts/plain/cam/score.train.json"]
