@@ -73,7 +73,7 @@ class Plan:
                 plan.check(goal.steps)
             except RecipeError as error:
                 raise ConfigError(f"tables.published: '{path}': {error}") from error
-            if goal.leaf.stem != "score":
+            if goal.leaf.stem not in ("score", "score_crf"):
                 raise ConfigError(f"tables.published: '{path}' is no score; write RECIPE/score.SPLIT.json")
         return plan
 

@@ -10,6 +10,7 @@ from camflow.errors import ConfigError, did_you_mean
 
 METRICS = {"seed": "miou", "masks": "miou", "classification": "map"}
 FOREGROUND = (("object_precision", "precision %"), ("object_recall", "recall %"), ("noise_ratio", "noise %"))
+WITH_CRF = "score_crf."  # scores of a segmentation network's predictions after a CRF
 COLUMNS = ["dataset", "classifier", "localizer", "refiner", "segmenter"]
 
 
@@ -18,7 +19,9 @@ def score_row(path: str, score: dict[str, Any], published: dict[str, Any] | None
     *steps, filename = path.split("/")
     row: dict[str, Any] = dict.fromkeys(COLUMNS, "") | dict(zip(COLUMNS, steps, strict=False))
     metric = METRICS[score["kind"]]
+    row["CRF"] = "yes" if filename.startswith(WITH_CRF) else ""
     row |= {"split": filename.split(".")[1], "metric": metric, "measured %": _percent(score[metric])}
+    row["selected on"] = score["conditions"].get("selected_on", "")
     row["threshold"] = score.get("threshold")
     for name, column in FOREGROUND:
         row[column] = _percent(score.get(name))

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from camflow.tables.scores import WITH_CRF
+
 SHOWN = {"miou": "mIoU", "object_recall": "recall", "object_precision": "precision", "map": "mAP"}
 
 
@@ -27,7 +29,8 @@ def seeds_table(scores: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
         found = [scores[path] for path in paths]
         *recipe, filename = name.split("/")
         row: dict[str, Any] = {
-            "recipe": "/".join(recipe), "split": filename.split(".")[-2], "kind": found[0]["kind"], "seeds": len(found),
+            "recipe": "/".join(recipe) + (" +CRF" if filename.startswith(WITH_CRF) else ""),
+            "split": filename.split(".")[-2], "kind": found[0]["kind"], "seeds": len(found),
         }  # fmt: skip
         for key, label in SHOWN.items():
             values = np.array([score.get(key, np.nan) for score in found], np.float64) * 100

@@ -35,6 +35,20 @@ def test_rows_are_what_the_scores_say():
     assert "segmenter" not in table.columns
 
 
+def test_predictions_with_and_without_crf_are_told_apart():
+    made = {"kind": "masks", "miou": 0.5, "conditions": {"n_images": 6}}
+    chosen = {**made, "conditions": {"n_images": 6, "selected_on": "val"}}
+    scores = {
+        "d/p/cam/crf/deeplab/score.val.json": made,
+        "d/p/cam/crf/deeplab/score_crf.val.json": {**made, "miou": 0.6},
+        "d/p/cam/crf/chosen/score.val.json": chosen,
+    }
+    table = scores_table(scores, {}).set_index(["segmenter", "CRF"])
+    assert table["measured %"].to_dict() == {("chosen", ""): 50.0, ("deeplab", ""): 50.0, ("deeplab", "yes"): 60.0}
+    assert table["selected on"].to_dict() == {("chosen", ""): "val", ("deeplab", ""): "", ("deeplab", "yes"): ""}
+    assert not {"CRF", "selected on"} & set(scores_table(SCORES, {}).columns)
+
+
 def test_the_columns_of_published_values_are_always_there():
     assert {"published %", "source"} <= set(scores_table(SCORES, {}).columns)
 

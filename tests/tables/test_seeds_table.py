@@ -27,6 +27,17 @@ GROUPS = {
 }
 
 
+def test_scores_after_a_crf_are_rows_of_their_own():
+    paths = {f"d/p{n}/cam/crf/deeplab/score{crf}.val.json" for n in (1, 2) for crf in ("", "_crf")}
+    groups = {
+        f"d/p{{1,2}}/cam/crf/deeplab/score{crf}.val.json": sorted(p for p in paths if f"score{crf}." in p)
+        for crf in ("", "_crf")
+    }
+    table = seeds_table({path: {"kind": "masks", "miou": 0.6 if "_crf" in path else 0.5} for path in paths}, groups)
+    found = table.set_index("recipe")["mIoU %"].to_dict()
+    assert found == {"d/p{1,2}/cam/crf/deeplab": 50.0, "d/p{1,2}/cam/crf/deeplab +CRF": 60.0}
+
+
 @pytest.fixture(scope="module")
 def table():
     return seeds_table(SCORES, GROUPS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,14 @@ from project import PROJECT, Project, copy_project
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     return copy_project(tmp_path_factory.mktemp("shipped") / "project")
+
+
+@pytest.fixture(scope="module")
+def embedded(tmp_path_factory) -> Project:
+    """With the embedded default, which some overlays build upon."""
+    made = copy_project(tmp_path_factory.mktemp("embedded") / "project")
+    shutil.copy(PROJECT / "config.yaml", made.folder / "config.yaml")
+    return made
 
 
 def recipe_jobs(splits: int, *, shards: int, catalogs: int) -> dict[str, int]:
@@ -110,6 +119,34 @@ def test_parts_seeds_compares_every_localizer_on_three_classifiers(project):
     assert (planned["train_plain"], planned["score_maps"], planned["make_tables"]) == (3, 3 * 6 * 2, 2)
     assert planned["localize_lpcam"] == 3 * 2 * 2 * 2
     assert planned["cluster_lpcam"] == 3 * 2  # both variants share the clusters of each classifier
+
+
+def test_parts_refiners_refines_four_kinds_of_maps_on_three_classifiers(embedded):
+    planned = embedded.planned("--configfile", "config/parts_refiners.yaml")
+    assert (planned["train_plain"], planned["train_seam"]) == (3, 3)
+    for name in ("crf", "irn", "psa"):
+        assert planned[f"refine_{name}"] == 3 * 4 * 2
+    assert planned["train_irn"] == planned["train_psa"] == 3 * 4  # every kind of maps has labels of its own
+    assert (planned["study_errors"], planned["make_tables"]) == (3 * 4, 2)
+
+
+def test_parts_segmenters_trains_every_network_and_scores_where_it_did_not_train(embedded):
+    planned = embedded.planned("--configfile", "config/parts_segmenters.yaml")
+    trained = {name: planned[f"train_{name}"] for name in ("deeplab", "psl", "cct", "adversarial_erasing", "plain")}
+    assert trained == {"deeplab": 8, "psl": 2, "cct": 1, "adversarial_erasing": 3, "plain": 1}
+    assert planned["score_predictions"] == planned["score_crf_predictions"] == 11
+    # PSL++ learns from what PSL predicts with a CRF on the training split; nothing else is predicted there.
+    assert (planned["predict_psl"], planned["crf_predictions"]) == (2 * 2 + 2, 11 + 1)
+    assert planned["refine_gt"] == 2 and "localize_none" not in planned
+
+
+def test_voc12_mini_refiners_learn_from_their_own_split(project):
+    planned = project.planned("--configfile", "config/voc12_mini.yaml", "config/voc12_mini_refiners.yaml")
+    assert (planned["train_plain"], planned["train_seam"], planned["train_irn"], planned["train_psa"]) == (1, 1, 4, 4)
+    lists = [
+        set((PROJECT / f"config/voc12_mini/{name}.txt").read_text().split()) for name in ("train", "val", "refine")
+    ]
+    assert len(lists[2]) == 100 and lists[2] <= lists[0] and not lists[2] & lists[1]
 
 
 def test_coco14_asks_for_its_folder(project):
