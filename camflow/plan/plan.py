@@ -249,14 +249,13 @@ class Plan:
         """Keys of what the segment reads besides its own prefix."""
         kind, name = KINDS[len(steps) - 1], steps[-1]
         sources, reads = {}, self._entry(kind, name).get("x-reads", ())
+        for earlier in (item for item in reads if item.endswith(" before")):  # of the round of erasing before
+            before = self._read(earlier, target(steps, MAIN[kind], "train"), "train")
+            sources.update({earlier: self.path(before)} if before else {})
         for key, rule in self._entry(kind, name).get("properties", {}).items():
             if rule.get("x-beside") and key in reads:  # what a step reads is in the step's token
                 beside = self._read(key, target(steps, MAIN[kind], "train"), "train")
                 sources.update({key: "/".join(self.segments(beside.steps))} if beside else {})
-        for name_before in (item for item in reads if item.endswith(" before")):
-            before = self._read(name_before, target(steps, MAIN[kind], "train"), "train")
-            sources.update({name_before: self.path(before)} if before else {})
-        for key, rule in self._entry(kind, name).get("properties", {}).items():
             value = self.instance(kind, name).get(key)
             if rule.get("x-recipe") and value and self._names_recipe(rule, value):
                 other = (steps[0], *str(value).split("/"))
