@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from camflow.bench.compare import TOLERANCE, Comparison, Row, agree, compare, row
+from camflow.bench.localization import LOCALIZATION
 from camflow.bench.localizers import LOCALIZERS
 from camflow.bench.made import CLASSES, Example, MemoryPhotos, examples
 from camflow.bench.refiners import REFINERS
@@ -163,4 +164,5 @@ RATIOS: dict[str, Comparison] = {
     **LOCALIZERS,
     "store": store,
     "train-threads": train_threads,
+    **LOCALIZATION,
 }

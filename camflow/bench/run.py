@@ -22,6 +22,7 @@ FORMAT = "camflow-bench/1"
 RATIO_NAMES = (
     "sweep-loop", "crf-labels", "crf-lattice", "walk", "path-maximum", "cam-threads", "cam-pair", "advcam-loop",
     "advcam-bf16", "lpcam-cost", "lpcam-explicit", "store", "train-threads",
+    "box-curves-smooth", "box-curves-noisy",
 )  # fmt: skip
 GROUPS = {"stages": tuple(STAGES), "ratios": RATIO_NAMES}
 BUDGET = 4.0  # seconds of repeats per ratio

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from camflow.data.dropped import PixelDropout
 from camflow.localize.extract import Views
 from camflow.models.classifier import load_classifier
 from camflow.task import Task, task_images, task_writer
@@ -20,8 +21,10 @@ def localize_files(task: Task, extract: Callable[..., None], params: Views, *mor
         params: of the localizer.
         more, options: its further arguments.
     """
-    catalog = task_images(task)
+    catalog: Any = task_images(task)
     model = load_classifier(task.input.classifier, task.device)
+    if task.parameters.get("pixel_dropout"):
+        catalog = PixelDropout(catalog, model.mean, task.parameters["pixel_dropout"])
     with task_writer(task, task.output.maps, "maps", catalog, device=task.device) as (writer, progress):
         extract(
             model,

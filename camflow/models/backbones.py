@@ -1,5 +1,5 @@
-"""Convolutional trunks: any torchvision classification network cut before its pooling, the small `tiny`, and the two
-networks of AffinityNet, `resnet38` and `vgg16_psa`.
+"""Convolutional trunks: any torchvision classification network cut before its pooling, the small `tiny`, the two
+networks of AffinityNet, `resnet38` and `vgg16_psa`, and those of CAM, `alexnet_gap` (`_bn`) and `googlenet_gap`.
 
 A trunk is a list of *steps* run one after the other. Steps are grouped in *levels*, one for each resolution of the
 published network; the output of a level is what multi-level heads (boundary and affinity networks, decoders) tap.
@@ -45,6 +45,8 @@ class Trunk:
             classifier may follow it).
         strides, channels: of each level's output.
         published_strides: of each level in the network as published, i.e. before ``output_stride`` was applied.
+        release: the torchvision network whose weights fit; None: the backbone's own name.
+        added: root children that the network of ``release`` does not have; its weights leave them as they are drawn.
     """
 
     modules: dict[str, nn.Module]
@@ -53,6 +55,8 @@ class Trunk:
     strides: tuple[int, ...] = ()
     channels: tuple[int, ...] = ()
     published_strides: tuple[int, ...] = ()
+    release: str | None = None
+    added: tuple[str, ...] = ()
 
     def step(self, name: str) -> nn.Module:
         """Return the module of a step."""
@@ -62,7 +66,7 @@ class Trunk:
 
 def backbone_names() -> list[str]:
     """Return every name that ``build_trunk`` looks at; a few torchvision networks among them are refused when built."""
-    return ["tiny", *_PUBLISHED, *torchvision.models.list_models(module=torchvision.models)]
+    return ["tiny", *_PUBLISHED, *_GAP, *torchvision.models.list_models(module=torchvision.models)]
 
 
 def build_trunk(name: str, *, output_stride: int | None = None, dilate: bool = False, width: int = 24) -> Trunk:
@@ -70,7 +74,7 @@ def build_trunk(name: str, *, output_stride: int | None = None, dilate: bool = F
 
     Args:
         name: a torchvision classification network (``resnet50``, ``vgg16``, ``mobilenet_v2`` ...), ``resnet38``,
-            ``vgg16_psa`` or ``tiny``.
+            ``vgg16_psa``, ``alexnet_gap``, ``alexnet_gap_bn``, ``googlenet_gap`` or ``tiny``.
         output_stride: stride of the last features; None keeps the published one.
         dilate: keep the receptive field by dilation where a stride was removed.
         width: channels of the first layer of ``tiny``; other networks ignore it.
@@ -80,6 +84,8 @@ def build_trunk(name: str, *, output_stride: int | None = None, dilate: bool = F
     """
     if name in _PUBLISHED:
         trunk = Trunk(*_PUBLISHED[name]())
+    elif name in _GAP:
+        trunk = _GAP[name]()
     else:
         trunk = _tiny(width) if name == "tiny" else _from_torchvision(name)
     profile = _profile(trunk, name)
@@ -133,6 +139,63 @@ def _tiny(width: int) -> Trunk:
 # --- networks of one paper: modules, steps, levels -------------------------------------------------------------------
 
 _PUBLISHED = {"resnet38": wide_resnet38, "vgg16_psa": lambda: vgg16_psa(IMAGENET_MEAN, IMAGENET_STD)}
+
+
+# --- networks of CAM -------------------------------------------------------------------------------------------------
+
+
+class _InceptionInput(nn.Module):
+    """The project's normalisation -> that of torchvision's GoogLeNet weights, 2 RGB - 1; (B, 3, H, W) both."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean, std = (x.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
+        return 2 * (x * std + mean) - 1
+
+
+def _new_conv(inputs: int, outputs: int, norm: bool) -> list[nn.Module]:
+    conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=not norm)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
+    return [conv, *([nn.BatchNorm2d(outputs)] if norm else []), nn.ReLU(inplace=True)]
+
+
+def _alexnet_gap(norm: bool) -> Trunk:
+    """AlexNet without pool5 and what follows, and two new convolutions of 512 channels (Zhou et al., CVPR 2016).
+
+    Torchvision's AlexNet has no groups, as the network of Hide-and-Seek. With ``norm`` there is a batch norm behind
+    every convolution, as there; then the biases of the first five convolutions have no effect. Stride 16.
+    """
+    layers = torchvision.models.alexnet(weights=None).features[:-1]
+    added = nn.Sequential(*_new_conv(256, 512, norm), *_new_conv(512, 512, norm))
+    steps: list[str] = []
+    norms = nn.ModuleDict()
+    for name, layer in layers.named_children():
+        steps.append(f"trunk.{name}")
+        if norm and isinstance(layer, nn.Conv2d):
+            norms[name] = nn.BatchNorm2d(layer.out_channels)
+            steps.append(f"norms.{name}")
+    modules = {"trunk": layers, **({"norms": norms} if norm else {}), "gap_conv": added}
+    steps += [f"gap_conv.{name}" for name, _ in added.named_children()]
+    return Trunk(modules, tuple(steps), (), release="alexnet", added=tuple(name for name in modules if name != "trunk"))
+
+
+def _googlenet_gap() -> Trunk:
+    """GoogLeNet up to inception4e, and a new convolution of 1024 channels (Zhou et al., CVPR 2016). Stride 16.
+
+    Torchvision's GoogLeNet has a batch norm behind every convolution, so the new one has, too.
+    """
+    net = torchvision.models.googlenet(weights=None, aux_logits=False, init_weights=True)
+    children = dict(net.named_children())
+    names = list(children)[: list(children).index("inception4e") + 1]
+    added = nn.Sequential(*_new_conv(832, 1024, True))
+    modules = {"rescale": _InceptionInput(), **{name: children[name] for name in names}, "gap_conv": added}
+    return Trunk(modules, tuple(modules), (), release="googlenet", added=("gap_conv",))
+
+
+_GAP = {
+    "alexnet_gap": lambda: _alexnet_gap(norm=False),
+    "alexnet_gap_bn": lambda: _alexnet_gap(norm=True),
+    "googlenet_gap": _googlenet_gap,
+}
 
 
 # --- torchvision -----------------------------------------------------------------------------------------------------

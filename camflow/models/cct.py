@@ -28,8 +28,7 @@ from torch.nn import functional
 from camflow.errors import ConfigError
 from camflow.models.backbones import Trunk, build_trunk
 from camflow.models.files import load_network, save_network
-from camflow.models.segmenter import Segmenter
-from camflow.models.weights import load_initial_weights
+from camflow.models.segmenter import Segmenter, load_weights
 
 KIND = "segmenter_cct"
 BINS = (1, 2, 3, 6)
@@ -220,7 +219,7 @@ def build_cct(
     Args:
         backbone: a name of ``camflow.models.backbones.build_trunk``.
         n_classes: number of foreground classes C; the network has C + 1 labels.
-        weights: initial weights of the trunk, see ``load_initial_weights``; a classifier's file serves as well.
+        weights: initial weights of the trunk, as of ``camflow.models.segmenter.build_segmenter``.
         output_stride: stride of the trunk, a power of two; None keeps the published one.
         dilate: replace removed strides by dilation.
         width: first channels of ``tiny``.
@@ -245,7 +244,7 @@ def build_cct(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Cct(build_trunk(backbone, output_stride=output_stride, dilate=dilate, width=width), spec)
-    load_initial_weights(model.trunk, backbone, weights)
+    load_weights(model, weights)
     return model.train()
 
 

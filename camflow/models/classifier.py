@@ -24,7 +24,10 @@ KIND = "classifier"
 FORMAT = format_of(KIND)
 # Formats of other hosts -> module and function that builds them. Imported only when such a file comes, so that this code
 # is in the keys of their own recipes alone: everything made from a host lies below its classifier's key, which covers it.
-HOSTS = {"camflow-seam/1": ("camflow.models.seam", "build_seam")}
+HOSTS = {
+    "camflow-seam/1": ("camflow.models.seam", "build_seam"),
+    "camflow-masker/1": ("camflow.models.masker", "rebuild_masker"),
+}
 POOLINGS = ("gap", "gmp")
 DETACHES = ("none", "layer2")
 
@@ -164,7 +167,7 @@ def build_classifier(
     """Build a classifier in training mode on the CPU.
 
     Args:
-        backbone: ``tiny`` or a torchvision network.
+        backbone: see ``camflow.models.backbones.build_trunk``.
         n_classes: number of foreground classes C.
         weights: initial trunk weights, see ``load_initial_weights``.
         output_stride: stride of the features; None keeps the published one.
@@ -199,12 +202,26 @@ def build_classifier(
         torch.manual_seed(seed)
         trunk = build_trunk(backbone, output_stride=output_stride, dilate=dilate, width=width)
         model = Classifier(trunk, n_classes, pooling=pooling, freeze_bn=freeze_bn, spec=spec)
-    load_initial_weights(model, backbone, weights)
+    _load_weights(model, trunk, backbone, weights)
     if freeze_stem:
         model.freeze_stem()
     if detach == "layer2":
         model.detach_at_layer2()
     return model.train()
+
+
+def _load_weights(model: Classifier, trunk: Trunk, backbone: str, weights: str) -> None:
+    """Fill the trunk; what was added to a torchvision network only from a file that has it."""
+    if not trunk.added:
+        load_initial_weights(model, backbone, weights)
+        return
+    shared = nn.ModuleDict({name: module for name, module in trunk.modules.items() if name not in trunk.added})
+    load_initial_weights(shared, trunk.release or backbone, weights)  # also checks that a file is a state dict
+    path = Path(weights).expanduser()
+    if path.is_file():
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if any(name.split(".")[0] in trunk.added for name in state.get("state_dict", state)):
+            load_initial_weights(model, backbone, weights)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -220,7 +220,7 @@ def build_segmenter(
         else:
             head = LargeFovHead(trunk.channels[-1], n_classes + 1, rates[0], head_width)
         model = Segmenter(trunk, head, spec)
-    _load_weights(model, weights)
+    load_weights(model, weights)
     return model.train()
 
 
@@ -235,7 +235,8 @@ def _trunk(backbone: str, output_stride: int | None, dilate: bool, width: int) -
 # --- initial weights -------------------------------------------------------------------------------------------------
 
 
-def _load_weights(model: Segmenter, weights: str) -> None:
+def load_weights(model: Segmenter, weights: str) -> None:
+    """Fill the trunk of a network in place; ``weights`` as of ``build_segmenter``, with its errors."""
     if weights == "none":
         return
     backbone, path = model.spec["backbone"], Path(weights).expanduser()

@@ -18,6 +18,7 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from camflow.errors import ConfigError, did_you_mean
+from camflow.plan.values import conflicts
 
 SCHEMA_FOLDER = Path(__file__).resolve().parents[2] / "workflow" / "schemas"
 
@@ -200,6 +201,7 @@ def _check_instance(section: str, name: str, item: Any, expanded: dict[str, Any]
         if found:
             return
         fill_defaults(parameters, known[method])
+        yield from (f"{where}.{sentence}" for sentence in conflicts(parameters))
         expanded[variant] = parameters
 
 

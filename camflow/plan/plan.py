@@ -114,13 +114,21 @@ class Plan:
                 provided.add("masks")
             self._check_values(kind, name, provided)
         if len(steps) >= 3 and self.method("localizer", steps[2]) == "erasing":
-            mined, erased = self.instance("localizer", steps[2]), self.instance("classifier", steps[1])
-            for key in ("rule", "share"):
-                if mined[key] != erased[key]:
-                    raise RecipeError(
-                        f"{'/'.join(steps)}: localizer '{steps[2]}' has {key}: {mined[key]}, but what '{steps[1]}' erases "
-                        f"has {key}: {erased[key]}; give both the same"
-                    )
+            self._check_erasing(steps)
+
+    def _check_erasing(self, steps: tuple[str, ...]) -> None:
+        """Refuse a localizer `erasing` that would not find what its classifier's rounds erase."""
+        mined, erased = self.instance("localizer", steps[2]), self.instance("classifier", steps[1])
+        rules = self._entry("localizer", steps[2])["properties"]
+        # Rounds look at the whole photo and its mirror image in single precision.
+        wanted = {key: rules[key]["default"] for key in ("flip", "long_side", "precision")}
+        wanted |= {"rule": erased["rule"], "share": erased["share"], "scales": erased["erase_scales"]}
+        for key, value in wanted.items():
+            if mined[key] != value:
+                raise RecipeError(
+                    f"{'/'.join(steps)}: localizer '{steps[2]}' has {key}: {mined[key]}, but '{steps[1]}' erases with "
+                    f"{key}: {value}, so it would not unite what was erased; give both the same"
+                )
 
     def _needs(self, kind: str, name: str) -> dict[str, str]:
         """What a segment needs of those before it -> what asks for it: its method, or the value of a parameter."""
@@ -156,6 +164,11 @@ class Plan:
     def has_masks(self, dataset: str) -> bool:
         """Whether the dataset's config promises label maps to score against."""
         return bool(self.instance("dataset", dataset).get("masks", True))
+
+    def has_boxes(self, dataset: str) -> bool:
+        """Whether the dataset's config promises boxes to score against."""
+        item = self.instance("dataset", dataset)
+        return item["format"] in ("parts", "coco") or item.get("layout") in ("cub", "wsol") or bool(item.get("boxes"))
 
     def check_file(self, goal: Target) -> None:
         """Refuse a file that the recipe's method does not have. Raises ``RecipeError``."""
@@ -197,10 +210,13 @@ class Plan:
         entry = self._entry(kind, name)
         where = set(entry.get("x-location", ()))  # where the files are says nothing of what is in them
         rules = entry.get("properties", {})
+        item = self.instance(kind, name)
         parameters = {
             key: value
-            for key, value in self.instance(kind, name).items()
-            if key not in where and "x-leaf" not in rules.get(key, {})
+            for key, value in item.items()
+            if key not in where
+            and "x-leaf" not in rules.get(key, {})
+            and not item.get(rules.get(key, {}).get("x-unless"))
         }
         for key, rule in entry.get("properties", {}).items():
             if rule.get("x-file") and _is_path(parameters.get(key)):
@@ -266,6 +282,8 @@ class Plan:
                     raise RecipeError(
                         f"{kind} '{name}' names '{value}' as its {key}, which leads back to itself"
                     ) from None
+        if kind == "localizer":
+            sources.update({f"member {'/'.join(m[1:])}": "/".join(self.segments(m)) for m in self._members(steps)})
         if self._needs_threshold(steps):
             sources["threshold"] = self.token(self.seed_score(steps))
         return sources
@@ -295,9 +313,9 @@ class Plan:
         for key, rule in self._entry(kind, name).get("properties", {}).items():
             value = self.instance(kind, name).get(key)
             if rule.get("x-folder") and value and Path(value).expanduser().is_dir():
-                ids = self.catalog_ids(steps[0], split)
-                files = [Path(value).expanduser() / f"{image_id}.png" for image_id in ids]
-                found[key] = keys.digest(sorted((p.name, d) for p, d in self._files("files").of(files).items()))
+                files = {i: Path(value).expanduser() / f"{i}.png" for i in self.catalog_ids(steps[0], split)}
+                digests = self._files("files").of(files.values())
+                found[key] = keys.digest([[image_id, digests[path]] for image_id, path in files.items()])
         return found
 
     def catalog_ids(self, dataset: str, split: str) -> list[str]:
@@ -333,7 +351,7 @@ class Plan:
             parts["content"] = {split: content.checked(split)}
             parts["places"] = [str(self.data_root(goal.steps[0])), content.places(split)]
         elif item.facets:
-            facets = tuple(facet for facet in item.facets if facet != OBJECTS)
+            facets = tuple(facet for facet in (*item.facets, *self._more_facets(goal)) if facet != OBJECTS)
             parts["content"] = {split: self._content_of(goal.steps[0], split, facets, images)}
             if OBJECTS in item.facets:
                 parts["objects"] = self._objects_of(goal.steps[0], split)
@@ -358,6 +376,11 @@ class Plan:
             }
         return {key: value for key, value in parts.items() if value}
 
+    def _more_facets(self, goal: Target) -> tuple[str, ...]:
+        """Facets that decide what a method makes, besides those of its kind (``x-facets``)."""
+        own = goal.leaf.stem == MAIN.get(goal.leaf.kind)
+        return tuple(self._entry(goal.leaf.kind, goal.steps[-1]).get("x-facets", ())) if own else ()
+
     def _mark(self, read: Target, goal: Target, images: tuple[int, int] | None) -> str:
         """What a file's token says of another file it reads: its token, or its path where the folder is another's."""
         token = self.token(read, images if read.leaf.each == "image" else None)
@@ -368,10 +391,11 @@ class Plan:
         return goal.split or self.instance(goal.leaf.kind, goal.steps[-1]).get("split", "train")
 
     def _setting(self, dotted: str) -> Any:
+        """A setting's value, of a file the digest of what is in it; None for a name that a free mapping does not have."""
         value: Any = self.config
         for key in dotted.split("."):
-            value = value[key]
-        return value
+            value = value.get(key)
+        return self._file_digest(dotted, value) if _is_path(value) else value
 
     def _script_file(self, name: str) -> Path:
         return SCRIPTS / f"{name}.py"
@@ -540,7 +564,12 @@ class Plan:
         if goal.leaf.stem == MAIN.get(goal.leaf.kind):
             entry = self._entry(goal.leaf.kind, goal.steps[-1])
             names = [*entry.get("x-reads-only", names), *entry.get("x-reads", ())]
-        groups = {"localizers": self._maps_of_all, "refiners": self._masks_of_all, "rounds": self._found_in_rounds}
+        groups = {
+            "localizers": self._maps_of_all,
+            "refiners": self._masks_of_all,
+            "rounds": self._found_in_rounds,
+            "members": self._maps_of_members,
+        }
         others = {key: item for name in names if name in groups for key, item in groups[name](goal).items()}
         found = {name: self._read(name, goal, self.split_of(goal)) for name in names if name not in groups}
         named = {
@@ -552,6 +581,27 @@ class Plan:
     def _maps_of_all(self, goal: Target) -> dict[str, Target]:
         """Maps of every configured localizer of a classifier."""
         return {f"maps_{steps[2]}": target(steps, "maps", goal.split) for steps in self.localized(goal.steps)}
+
+    def _maps_of_members(self, goal: Target) -> dict[str, Target]:
+        """Maps of the recipes that an ensemble names, in its order."""
+        return {f"member_{n}": target(steps, "maps", goal.split) for n, steps in enumerate(self._members(goal.steps))}
+
+    def _members(self, steps: tuple[str, ...]) -> list[tuple[str, ...]]:
+        """The recipes that a localizer names as its members, each checked. Raises ``RecipeError``."""
+        found = []
+        for text in self.instance("localizer", steps[2]).get("members", ()):
+            member = (steps[0], *text.split("/"))
+            if len(member) != 3:
+                raise RecipeError(
+                    f"localizers.{steps[2]}.members: '{text}' is no classifier/localizer, such as plain/cam"
+                )
+            self.check(member)
+            if self.is_virtual(member) or self.method("localizer", member[2]) == self.method("localizer", steps[2]):
+                raise RecipeError(
+                    f"localizers.{steps[2]}.members: '{text}' has no maps of its own; name what it is made of"
+                )
+            found.append(member)
+        return found
 
     def _masks_of_all(self, goal: Target) -> dict[str, Target]:
         """Masks of every configured refiner of a localizer's maps."""
@@ -609,10 +659,17 @@ class Plan:
                 return target(steps, f"{self.method(goal.leaf.kind, steps[-1])}_{stem}", split, suffix)
             case "confidence" | "test confidence":
                 return self._confidence(name, steps, split)
-            case "predictions" | "predictions_crf" | "erased":
+            case "predictions" | "predictions_crf" | "erased" | "box_curves":
                 return target(steps, name, split)
+            case "masked_images":
+                return target(steps, name, split, ".h5")
+            case "own confidence":  # of the recipe's classifier
+                return None if self.is_virtual(steps[:2]) else target(steps[:2], "confidence", split)
+            case "recogniser":
+                wanted = self.config["localization"]["saliency"]["recogniser"] and not self.is_virtual(steps[:2])
+                return target(steps[:2], "classifier") if wanted else None
             case "masks":
-                return target(steps[:4], "masks", split)
+                return target(steps[:4], "masks", split) if self._learns_from_masks(goal) else None
             case "score":
                 return target(steps, "score", split)
             case "other threshold":  # a split does not take the threshold from itself
@@ -664,9 +721,18 @@ class Plan:
     def _confidence(self, name: str, steps: tuple[str, ...], split: str) -> Target | None:
         """How sure a classifier is of each class: the recipe's, or the one that the segmenter's ``confidence`` names."""
         item = self.instance("segmenter", steps[-1])
-        if name == "test confidence" and item.get("filter") is None:
+        if item.get("filter") is None if name == "test confidence" else item.get("after"):
             return None
         return target((steps[0], item.get("confidence") or steps[1]), "confidence", split)
+
+    def _learns_from_masks(self, goal: Target) -> bool:
+        """Whether a file needs the masks of its recipe; a network on another's predictions, or on few true masks, does not."""
+        item = self.instance(goal.leaf.kind, goal.steps[-1])
+        return not (
+            goal.leaf.step
+            and goal.leaf.kind == "segmenter"
+            and (item.get("after") or item.get("use_weak_labels") is False)
+        )
 
     def _monitors(self, steps: tuple[str, ...]) -> bool:
         return self.instance(KINDS[len(steps) - 1], steps[-1]).get("monitor") == "val"
@@ -676,7 +742,8 @@ class Plan:
         found = {name: self.path(item) for name, item in self.reads(goal).items()}
         if "catalog" in found and self.is_made(goal.steps[0]):
             found["data"] = str(self.made_folder(goal.steps[0]) / "manifest.json")
-        if goal.leaf.stem == "classifier":
+        first = goal.leaf.stem.endswith("_network") and self.is_virtual(goal.steps[:2])
+        if goal.leaf.stem == "classifier" or first:
             # Everything that will be looked at is checked before anything is trained.
             for split in dict.fromkeys([*self.config["evaluation"]["splits"], self.config["report"]["split"]]):
                 found[f"checked_{split}"] = self.path(target(goal.steps[:1], "catalog", split))
@@ -730,12 +797,28 @@ class Plan:
 
     def scores(self) -> list[Target]:
         """The scores of the configured recipes and of their parts."""
+        return [*self.mask_scores(), *self.box_scores()]
+
+    def mask_scores(self) -> list[Target]:
+        """Of these, all but those against boxes: of classifiers, and against masks."""
         return [
             target(steps, stem, split)
             for steps in self.prefixes
             if len(steps) == 2 or self.has_masks(steps[0])
             for stem in (("score", "score_crf") if len(steps) == len(KINDS) else ("score",))
             for split in self._scored(steps)
+        ]
+
+    def box_scores(self) -> list[Target]:
+        """The scores of the configured localizers against boxes (or, pxap, against masks)."""
+        wanted = self.config["localization"]
+        return [
+            target(steps, stem, split, ".json")
+            for steps in self.prefixes
+            if len(steps) == 3
+            for stem in wanted["scores"]
+            if (self.has_masks if stem == "pxap" else self.has_boxes)(steps[0])
+            for split in wanted["splits"]
         ]
 
     def _scored(self, steps: tuple[str, ...]) -> list[str]:
@@ -758,6 +841,10 @@ class Plan:
                     found += [target(steps, "errors", split, suffix) for suffix in (".csv", ".png")]
             if len(steps) == 3 and self.method("localizer", steps[2]) == "erasing":
                 found.append(target(steps, "rounds", split))
+            if len(steps) == 3 and split in self.config["localization"]["splits"] and self.has_boxes(steps[0]):
+                found.append(target(steps, "boxes", split))
+            if len(steps) == 3 and self.method("localizer", steps[2]) == "masker":
+                found.append(target(steps, "masked_images", split, ".png"))
             if len(steps) in (3, 4, 5):
                 found.append(target(steps, "overlays", split))
             if len(steps) == len(KINDS):
@@ -834,15 +921,21 @@ class Plan:
     @property
     def tables(self) -> list[str]:
         """Names of the tables: all scores, and their spread over the classifiers' seeds where there are several."""
-        return ["scores", *(["seeds"] if self.seed_groups() else [])]
+        boxes = ["localization"] if self.box_scores() else []
+        return ["scores", *boxes, *(["seeds"] if self.seed_groups() else [])]
 
     def table_parts(self, name: str) -> dict[str, Any]:
         """What decides a table."""
         if name not in self.tables:
             raise RecipeError(f"there is no table '{name}' for this config; there is {', '.join(self.tables)}")
-        scores = {goal.path: self.path(goal) for goal in self.scores()}
+        scores = {goal.path: self.path(goal) for goal in self.scores_of(name)}
         parts = {"code": keys.code_digests([self._script_file("make_tables")]), "scores": scores}
-        return {**parts, **({"published": self._published} if name == "scores" else {"groups": self.seed_groups()})}
+        more = {"scores": {"published": self._published}, "seeds": {"groups": self.seed_groups()}}
+        return {**parts, **more.get(name, {})}
+
+    def scores_of(self, name: str) -> list[Target]:
+        """The scores that a table shows."""
+        return {"scores": self.mask_scores, "localization": self.box_scores, "seeds": self.scores}[name]()
 
     def table_path(self, name: str, suffix: str) -> str:
         """Store path of a table."""
@@ -889,7 +982,9 @@ class Plan:
             "recipe": "/".join(steps),
             "output": output,
             "parameters": parameters,
-            "sections": {section: self.config[section] for section in ("evaluation", "report", "studies")},
+            "sections": {
+                section: self.config[section] for section in ("evaluation", "localization", "report", "studies")
+            },
             "runtime": self.config["runtime"],
             "files": self.files,
             "overrides": self.overrides,
@@ -978,7 +1073,7 @@ class Plan:
             )
         parts = {"published": self._published, "groups": self.seed_groups()}
         return self._describe(
-            f"tables/{name}.csv", (), path, token=token, scores=[g.path for g in self.scores()], **parts
+            f"tables/{name}.csv", (), path, token=token, scores=[g.path for g in self.scores_of(name)], **parts
         )
 
     def explain(self, goal: Target, shard: tuple[int, int] | None = None) -> dict[str, Any]:
@@ -1005,7 +1100,13 @@ def _shipped(path: str) -> str:
 
 TABLE_SUFFIXES = (".csv", ".md", ".html")
 # Names under which scripts know what they read, where that is not the name of the reading.
-INPUTS = {"shown maps": "maps", "network training": "training", "test confidence": "confidence"}
+INPUTS = {
+    "shown maps": "maps",
+    "network training": "training",
+    "test confidence": "confidence",
+    "own confidence": "confidence",
+    "recogniser": "classifier",
+}
 
 
 def _braces(text: str) -> list[str]:

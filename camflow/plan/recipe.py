@@ -71,6 +71,13 @@ class Leaf:
 # Settings that a score depends on; which splits are scored by default is none of them.
 SEED = ("evaluation.thresholds", "evaluation.threshold", "evaluation.miou")
 MASKS = ("evaluation.miou", "evaluation.ignored_prediction")
+# Networks that masked photos are shown to: those of the CASM paper, and small ones.
+NETWORKS = (
+    "densenet121", "densenet161", "densenet169", "densenet201",
+    "resnet18", "resnet34", "resnet50", "resnet101", "resnet152",
+    "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
+    "mobilenet_v2", "squeezenet1_1",
+)  # fmt: skip
 # Instance masks are no facet of a dataset: only this score reads them.
 OBJECTS = "objects"
 SAMPLE = {"sections": ("report.images",), "facets": ("images", "masks")}
@@ -106,6 +113,49 @@ _COMMON = (
     ),
     Leaf("localizer", "curve", ".png", reads=("score",), script="plot_curve"),
     Leaf("localizer", "overlays", ".png", reads=("catalog", "maps", "seen threshold"), script="plot_overlays", **SAMPLE),
+    # Against boxes: every score is a reduction of the curves.
+    Leaf(
+        "localizer", "box_curves", ".h5",
+        reads=("catalog", "maps"), script="trace_boxes", sections=("localization.curves",), facets=("labels", "boxes"),
+    ),
+    Leaf(
+        "localizer", "localization", ".json",
+        reads=("catalog", "box_curves", "own confidence"), script="score_localization",
+        sections=("localization.reductions",), facets=("labels", "boxes"),
+    ),
+    Leaf(
+        "localizer", "pxap", ".json",
+        reads=("catalog", "maps"), script="score_pxap", sections=("localization.pxap",), facets=("labels", "masks"),
+    ),
+    Leaf(
+        "localizer", "saliency", ".json",
+        reads=("catalog", "maps", "own confidence", "recogniser"), script="score_saliency",
+        sections=("localization.saliency",), facets=("images", "labels", "boxes"),
+    ),
+    Leaf(
+        "localizer", "boxes", ".png",
+        reads=("catalog", "maps", "box_curves"), script="plot_boxes", sections=("report.images",),
+        facets=("images", "boxes"),
+    ),
+    # Photos masked by class-agnostic maps, and what each network recognises of them.
+    Leaf(
+        "localizer", "masked_images", ".h5",
+        reads=("catalog", "maps"), script="mask_images", sections=("localization.masked",), facets=("images", "labels"),
+    ),
+    Leaf("localizer", "masked_images", ".png", reads=("catalog", "maps"), script="plot_masked",
+         sections=("report.images", "localization.masked"), facets=("images",)),
+    Leaf(
+        "localizer", "masked_classifier", ".json",
+        reads=("catalog", "masked_images", "classifier"), script="score_masked", facets=("images", "labels"),
+    ),
+    *(
+        Leaf(
+            "localizer", f"masked_{network}", ".json",
+            reads=("catalog", "masked_images"), script="score_masked", facets=("images", "labels"),
+            sections=(f"localization.masked.weights.{network}", "localization.masked.classes"),
+        )
+        for network in NETWORKS
+    ),
     Leaf("refiner", "masks", ".h5", reads=("catalog", "maps", "needed threshold"), facets=("images",)),
     Leaf(
         "refiner", "score", ".json",
@@ -262,7 +312,7 @@ def parse_target(path: str) -> Target:
             f"'{path}' is not a result: expected dataset/classifier/localizer/refiner/segmenter/file, or a part of it"
         )
     kind = KINDS[len(steps) - 1]
-    match = re.fullmatch(rf"(?P<stem>[a-z_]+)(?:\.(?P<split>{SPLIT}))?(?P<suffix>\.[a-z0-9]+)", filename)
+    match = re.fullmatch(rf"(?P<stem>[a-z][a-z0-9_]*)(?:\.(?P<split>{SPLIT}))?(?P<suffix>\.[a-z0-9]+)", filename)
     if match is None:
         leaf(kind, filename, "")  # raises, naming the nearest
     item = leaf(kind, match["stem"], match["suffix"])

@@ -1,4 +1,4 @@
-"""One photo through a trained segmentation network, and from its logits to a label map.
+"""One photo through a trained segmentation network.
 
 A network here is a module with ``mean`` and ``std`` (normalisation of RGB/255), ``n_labels`` (background included) and
 ``forward(x (B, 3, H, W)) -> logits (B, n_labels, h, w)``.
@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from camflow.errors import ConfigError, did_you_mean
 from camflow.localize.extract import normalisation_table, to_views
-from camflow.refine.driver import IGNORE
+from camflow.models.dtypes import at_least_single
 
 # How a stack of views' logits (V, n_labels, h, w) becomes one score map (n_labels, h, w).
 REDUCTIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
@@ -103,7 +103,7 @@ def predict_photo(model: nn.Module, photo: np.ndarray, params: TestParams) -> np
             _view_logits(model, _rescaled(image, scale, params.multiple_of), params) for scale in params.scales
         ]
         grid = per_scale[params.scales.index(1.0)].shape[2:]
-        views = torch.cat([_resized(logits, grid, params.align_corners) for logits in per_scale])
+        views = torch.cat([resized(logits, grid, params.align_corners) for logits in per_scale])
         return REDUCTIONS[params.reduce](views).cpu().numpy()
 
 
@@ -133,62 +133,13 @@ def _rescaled(image: torch.Tensor, scale: float, multiple_of: int | None) -> tor
 def _view_logits(model: nn.Module, view: torch.Tensor, params: TestParams) -> torch.Tensor:
     """Logits (V, n_labels, h, w), V = 2 with the mirror image, turned back."""
     if not params.flip:
-        return _float(model(view))
-    plain, mirrored = _float(model(torch.cat([view, view.flip(-1)])))
+        return at_least_single(model(view))
+    plain, mirrored = at_least_single(model(torch.cat([view, view.flip(-1)])))
     return torch.stack([plain, mirrored.flip(-1)])
 
 
-def _float(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _resized(maps: torch.Tensor, size: Sequence[int], align_corners: bool) -> torch.Tensor:
+def resized(maps: torch.Tensor, size: Sequence[int], align_corners: bool) -> torch.Tensor:
+    """Bring (B, K, h, w) to ``size`` (height, width), bilinear."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps
     return functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=align_corners)
-
-
-# --- from the base grid to labels ------------------------------------------------------------------------------------
-
-
-def upsample(
-    logits: np.ndarray, size: Sequence[int], *, canvas: Sequence[int] | None = None, align_corners: bool = False
-) -> np.ndarray:
-    """Resize scores (n_labels, h, w) bilinearly to (n_labels, H, W) of the photo; keeps the dtype.
-
-    Args:
-        logits: float, as of ``predict_photo``.
-        size: (H, W) of the photo.
-        canvas: what the logits cover where that is more than the photo, ``TestParams.canvas``; the padding is cropped.
-        align_corners: as in ``TestParams``.
-    """
-    tensor = torch.from_numpy(np.ascontiguousarray(logits))[None]
-    full = _resized(tensor, [int(n) for n in (size if canvas is None else canvas)], align_corners)[0]
-    return full[:, : int(size[0]), : int(size[1])].numpy()
-
-
-def label_of(scores: np.ndarray, keep: np.ndarray | None = None) -> np.ndarray:
-    """Arg-max (H, W) uint8 of scores (n_labels, H, W), in class ids; ties go to the lower id.
-
-    Args:
-        scores: logits, probabilities or their logarithms.
-        keep: bool (n_labels,): labels that may win, such as those a classifier believes in (PSL's test-time filter).
-
-    Raises:
-        ConfigError: more labels than a uint8 map can name.
-        ValueError: ``keep`` is not a bool (n_labels,), or keeps nothing.
-    """
-    kept = kept_labels(len(scores), keep)
-    return kept[(scores if keep is None else scores[kept]).argmax(axis=0)]
-
-
-def kept_labels(n_labels: int, keep: np.ndarray | None) -> np.ndarray:
-    """Label ids (M,) uint8, ascending, that ``keep`` leaves; see ``label_of``."""
-    if n_labels > IGNORE:
-        raise ConfigError(f"label maps hold at most {IGNORE} labels, the network has {n_labels}")
-    if keep is None:
-        return np.arange(n_labels, dtype=np.uint8)
-    keep = np.asarray(keep)
-    if keep.dtype != bool or keep.shape != (n_labels,) or not keep.any():
-        raise ValueError(f"keep is a bool ({n_labels},) with at least one True, not {keep.dtype} {keep.shape}")
-    return np.flatnonzero(keep).astype(np.uint8)

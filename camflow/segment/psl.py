@@ -4,7 +4,7 @@ section 3.2): the network's own prediction, held down by a classifier's confiden
 With f the softmax over background and C classes and v the confidences of the classes,
 
     online label   S^ = arg-max over c of f_c [1, v]_c, a constant
-    loss           mean of -log f_S over the labelled pixels + mean of -log f_S^ over all pixels
+    loss           mean of -log f_S over the labelled pixels + mean of -log f_S^ over all pixels of the photo
 
 Each mean is over the pixels of all classes together, as the formula states, so neither term balances classes. The
 authors published no code. Three points are therefore readings, kept as choices: what v is (``VARIANTS``), over which
@@ -13,7 +13,6 @@ pixels of a batch a mean runs (``REDUCTIONS``), and the threshold.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch.nn import functional
 
@@ -64,7 +63,11 @@ def online_labels(logits: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
 
 
 def psl_losses(
-    logits: torch.Tensor, labels: torch.Tensor, online: torch.Tensor, reduction: str = "pooled"
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    online: torch.Tensor,
+    reduction: str = "pooled",
+    inside: torch.Tensor | None = None,
 ) -> dict[str, torch.Tensor]:
     """The two terms ``labels`` and ``online`` and their sum ``loss``, scalars.
 
@@ -77,30 +80,22 @@ def psl_losses(
         online: (B, h, w) of ``online_labels``.
         reduction: ``pooled`` takes means over the pixels of the batch, ``per_image`` over those of each image and then
             over the images. They differ when images have different numbers of labelled pixels.
+        inside: (B, h, w) of 0/1: what is photo and not the padding of a crop, which has no online label; None: all.
 
     Raises:
         ConfigError: unknown reduction.
     """
     if reduction not in REDUCTIONS:
         raise ConfigError(f"unknown psl reduction '{reduction}'{did_you_mean(reduction, REDUCTIONS)}")
-    known = labels != IGNORE
     log_f = functional.log_softmax(logits, dim=1)
     error = functional.nll_loss(log_f, labels.long(), ignore_index=IGNORE, reduction="none")
-    over = (1, 2) if reduction == "per_image" else (0, 1, 2)
-    terms = {
-        "labels": (error.sum(dim=over) / known.sum(dim=over).clamp(min=1)).mean(),
-        "online": functional.nll_loss(log_f, online),
-    }
+    online_error = functional.nll_loss(log_f, online, reduction="none")
+    inside = torch.ones_like(labels, dtype=torch.bool) if inside is None else inside.bool()
+    terms = {"labels": _mean(error, labels != IGNORE, reduction), "online": _mean(online_error, inside, reduction)}
     terms["loss"] = terms["labels"] + terms["online"]
     return terms
 
 
-# --- testing ---------------------------------------------------------------------------------------------------------
-
-
-def kept_channels(confidence: np.ndarray, threshold: float = 0.1) -> np.ndarray:
-    """Which of background and classes may win at test time, bool (C+1,), from a classifier's confidences (C,).
-
-    Classes below ``threshold`` may not, the background always may. For ``camflow.segment.predict.label_of``.
-    """
-    return np.concatenate([[True], np.asarray(confidence) >= threshold])
+def _mean(errors: torch.Tensor, counted: torch.Tensor, reduction: str) -> torch.Tensor:
+    over = (1, 2) if reduction == "per_image" else (0, 1, 2)
+    return ((errors * counted).sum(dim=over) / counted.sum(dim=over).clamp(min=1)).mean()

@@ -1,29 +1,44 @@
-"""What the scripts of segmentation networks share: a trained network of any method, its logits, and labels of them."""
+"""What the scripts of segmentation networks share: a trained network of any method, and how it is shown photos."""
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from camflow.errors import StoreError
 from camflow.models.files import read_content
-from camflow.refine.crf import crf_params
-from camflow.segment.files import STAGE, crf_logits, label_logits
+from camflow.segment.files import STAGE, write_logits
 from camflow.segment.predict import TestParams
-from camflow.segment.psl import kept_channels
 from camflow.segment.selection import selection
-from camflow.store import Store
 from camflow.task import Task, task_images, task_writer
 
 # Formats of files of networks -> module and function that builds them.
 NETWORKS = {
     "camflow-segmenter/1": ("camflow.models.segmenter", "build_segmenter"),
     "camflow-segmenter_cct/1": ("camflow.models.cct", "build_cct"),
+}
+_DEEPLAB_V2 = {
+    "test_scales": (1.0, 0.75, 0.5),
+    "test_flip": False,
+    "reduce": "max_logit",
+    "pad": None,
+    "align_corners": False,
+}
+_LARGE_FOV = {**_DEEPLAB_V2, "test_scales": (1.0,), "pad": 513, "align_corners": True}
+# Published test protocols, by the preset of DeepLab's training that they belong to.
+PROTOCOLS: dict[str, dict[str, Any]] = {
+    "deeplab_v2": _DEEPLAB_V2,
+    "deeplab_v2_balanced": _DEEPLAB_V2,
+    "deeplab_v2_coco": _DEEPLAB_V2,
+    "large_fov_step": _LARGE_FOV,
+    "large_fov_poly": _LARGE_FOV,
 }
 
 
@@ -37,44 +52,49 @@ def load_any_segmenter(path: str, device: str | torch.device = "cpu") -> nn.Modu
 
 
 def test_params(entry: Mapping[str, Any]) -> TestParams:
-    """How photos are shown to the network, of a config entry."""
+    """How photos are shown to the network, of a config entry; null takes the value of its ``preset``, if it has one."""
+    published = PROTOCOLS[entry["preset"]] if "preset" in entry else {}
+    given = {**entry, **{key: value for key, value in published.items() if entry[key] is None}}
     return TestParams(
-        scales=tuple(entry["test_scales"]),
-        flip=entry["test_flip"],
-        **{name: entry[name] for name in ("reduce", "pad", "multiple_of", "fill", "align_corners")},
+        scales=tuple(given["test_scales"]),
+        flip=given["test_flip"],
+        pad=given["pad"] or None,  # 0 switches a preset's padding off
+        **{name: given[name] for name in ("reduce", "multiple_of", "fill", "align_corners")},
     )
 
 
-def _class_filter(task: Task, ids: list[str]) -> dict[str, np.ndarray] | None:
-    """Labels that may win in each photo, bool (n_labels,), where the method asks a classifier; else None."""
-    confidence = dict(task.input.items()).get("confidence")
-    if confidence is None:
-        return None
-    store = Store(confidence, stage="confidence")
-    return {image_id: kept_channels(store.read(image_id), task.parameters["filter"]) for image_id in ids}
+def network_conditions(model: nn.Module, params: TestParams) -> dict[str, Any]:
+    """What the logits of a network say of it and of the views, see ``camflow.segment.selection``.
+
+    Args:
+        model: of ``load_any_segmenter``.
+        params: the views.
+    """
+    views = {{"scales": "test_scales", "flip": "test_flip"}.get(k, k): v for k, v in dataclasses.asdict(params).items()}
+    network = {"architecture": model.spec.get("architecture", "cct"), "backbone": model.spec["backbone"]}
+    return {**selection(model.meta), "init": _init(model.meta), **network, **views}
 
 
-def label_task(task: Task) -> None:
-    """Write ``predictions``: the arg-max of the logits of every photo of a task."""
-    catalog, logits = task_images(task), Store(task.input.logits, stage=STAGE)
-    keep, chosen = _class_filter(task, catalog.ids), selection(logits.meta)
-    with task_writer(task, task.output.predictions, "masks", catalog, **chosen) as (writer, progress):
-        label_logits(logits, catalog, writer, keep=keep, jobs=task.threads, progress=progress)
+def _init(meta: Mapping[str, Any]) -> str:
+    """The initial weights as the config names them; a score holds no path, so ``file`` for any."""
+    weights = str((meta.get("parameters") or meta["params"])["weights"])
+    return "file" if os.sep in weights or Path(weights).suffix or Path(weights).is_file() else weights
 
 
-def crf_task(task: Task) -> None:
-    """Write ``predictions``: label maps after a dense CRF on the probabilities of every photo of a task."""
-    catalog, logits, item = task_images(task), Store(task.input.logits, stage=STAGE), task.parameters
-    keep, chosen = _class_filter(task, catalog.ids), selection(logits.meta)
-    with task_writer(task, task.output.predictions, "masks", catalog, **chosen) as (writer, progress):
-        crf_logits(
-            logits,
+def logits_task(task: Task) -> None:
+    """Write ``shard``: the logits of every photo of a task."""
+    network = next(path for name, path in task.input.items() if name.endswith("_network"))
+    catalog, model, item = task_images(task), load_any_segmenter(network, task.device), task.parameters
+    params = test_params(item)
+    meta = {"device": task.device, **network_conditions(model, params)}
+    with task_writer(task, task.output.shard, STAGE, catalog, **meta) as (writer, progress):
+        write_logits(
+            model,
             catalog,
-            crf_params(item["crf"]),
+            params,
             writer,
-            image=item["crf_image"],
-            share=item["crf_skip"],
-            keep=keep,
-            jobs=task.threads,
+            quantise=item["quantise"],
+            stride=item.get("logits_stride", 1),
+            device=task.device,
             progress=progress,
         )

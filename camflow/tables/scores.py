@@ -21,14 +21,24 @@ def score_row(path: str, score: dict[str, Any], published: dict[str, Any] | None
     metric = METRICS[score["kind"]]
     row["CRF"] = "yes" if filename.startswith(WITH_CRF) else ""
     row |= {"split": filename.split(".")[1], "metric": metric, "measured %": _percent(score[metric])}
-    row["selected on"] = score["conditions"].get("selected_on", "")
+    conditions = score["conditions"]
+    row |= {"init": conditions.get("init", ""), "test": _views(conditions)}
+    row["selected on"] = conditions.get("selected_on", "")
     row["threshold"] = score.get("threshold")
     for name, column in FOREGROUND:
         row[column] = _percent(score.get(name))
-    row["images"] = score["conditions"]["n_images"]
+    row["images"] = conditions["n_images"]
     row["published %"] = published["value"] if published else None
     row["source"] = _source(published) if published else ""
     return row
+
+
+def _views(conditions: dict[str, Any]) -> str:
+    """How a segmentation network was shown the photos, e.g. ``1 0.75 0.5 max_logit flip``; empty for other scores."""
+    scales = [f"{scale:g}" for scale in conditions.get("test_scales", ())]
+    flip = ["flip"] * bool(conditions.get("test_flip"))
+    several = len(scales) + len(flip) > 1  # of one view there is nothing to reduce
+    return " ".join([*scales, *([conditions["reduce"]] if several else []), *flip])
 
 
 def _percent(value: float | None) -> float | None:

@@ -10,7 +10,10 @@ import pandas as pd
 
 from camflow.tables.scores import WITH_CRF
 
-SHOWN = {"miou": "mIoU", "object_recall": "recall", "object_precision": "precision", "map": "mAP"}
+SHOWN = {
+    "miou": "mIoU", "object_recall": "recall", "object_precision": "precision", "map": "mAP",
+    "maxboxacc_v2": "MaxBoxAccV2", "gt_known_loc": "GT-known", "top1_loc": "Top-1 Loc", "pxap": "PxAP", "le": "LE", "f1": "F1",
+}  # fmt: skip
 
 
 def seeds_table(scores: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Sequence[str]]) -> pd.DataFrame:
@@ -22,7 +25,7 @@ def seeds_table(scores: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
 
     Returns:
         columns ``recipe, split, kind, seeds`` and for each measure its mean and sample standard deviation over the
-        seeds (``mIoU %``, ``mIoU +-``), in per cent; and the single mIoU of every seed, in their order, "-" if undefined.
+        seeds (``mIoU %``, ``mIoU +-``), in per cent; and the main measure of every single seed, in their order, "-" if undefined.
     """
     rows = []
     for name, paths in groups.items():
@@ -37,7 +40,7 @@ def seeds_table(scores: Mapping[str, Mapping[str, Any]], groups: Mapping[str, Se
             if not np.isnan(values).all():
                 row[f"{label} %"] = round(float(values.mean()), 1)
                 row[f"{label} +-"] = round(float(values.std(ddof=1)), 1)
-        main = next(key for key in ("miou", "map") if key in found[0])
+        main = next(key for key in ("miou", "map", "gt_known_loc", "pxap", "le") if key in found[0])
         row["each"] = ", ".join("-" if score[main] is None else f"{100 * score[main]:.1f}" for score in found)
         rows.append(row)
     frame = pd.DataFrame(rows).sort_values(["split", "kind", "recipe"], ignore_index=True)

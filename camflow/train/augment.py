@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, ImageEnhance
 
 from camflow.errors import ConfigError, did_you_mean
+from camflow.train.hiding import hide_and_seek, pixel_dropout
 
 IGNORE = 255
 
@@ -167,22 +168,8 @@ def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
     return Image.frombytes("HSV", image.size, hsv.tobytes()).convert("RGB")
 
 
-@augmentation("hide_and_seek", "input")
-def hide_and_seek(
-    image: np.ndarray, rng: np.random.Generator, *, sizes: tuple[int, ...] = (0, 16, 32, 44, 56), p: float = 0.5
-) -> np.ndarray:
-    """Hide random cells of a grid (Singh & Lee 2017): one cell size is drawn per image, each cell hidden with ``p``.
-
-    Size 0 leaves the image whole. Cells tile from the top left, the last ones cut by the border. Hidden pixels are 0,
-    the mean colour, so that the first layer's statistics in training and testing agree.
-    """
-    size = int(rng.choice(np.asarray(sizes)))
-    if size == 0:
-        return image
-    rows, columns = (-(-length // size) for length in image.shape[:2])
-    hidden = rng.random((rows, columns)) < p
-    mask = hidden.repeat(size, axis=0).repeat(size, axis=1)[: image.shape[0], : image.shape[1]]
-    return np.where(mask[..., None], np.float32(0), image)
+augmentation("hide_and_seek", "input")(hide_and_seek)
+augmentation("pixel_dropout", "input")(pixel_dropout)
 
 
 # --- the recipe ------------------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,10 @@ from torch.utils.checkpoint import checkpoint
 
 from camflow.errors import ConfigError, DataError, did_you_mean
 from camflow.models.cct import Cct, CctTraining, build_cct, save_cct, with_auxiliary
+from camflow.models.dtypes import at_least_single
 from camflow.train import perturb
 from camflow.train.augment import IGNORE, long_side_size
 from camflow.train.inputs import InputParams
-from camflow.train.metrics import Row
 from camflow.train.order import derive_seed, steps_per_epoch
 from camflow.train.segment import (
     SELECTS,
@@ -53,8 +54,8 @@ from camflow.train.segment import (
     SegmentTask,
     pixel_losses,
     plain_loss,
+    train_segment_task,
 )
-from camflow.train.tofile import train_to_file
 
 DECODERS = {
     "vat": 2,
@@ -190,17 +191,13 @@ def auxiliary_losses(
     """
 
     def losses(code: torch.Tensor, decoder: torch.nn.Module, perturbation: Perturbation) -> torch.Tensor:
-        logits = _at_least_single(decoder(perturbation(code)))
+        logits = at_least_single(decoder(perturbation(code)))
         apart = consistency_loss(logits, target, consistency, confidence)
         return torch.stack([apart, torch.zeros_like(apart) if weak is None else plain_loss(logits, weak)])
 
     # The random numbers are arguments, so the generators need not be put back for the second run.
     run = functools.partial(checkpoint, losses, use_reentrant=False, preserve_rng_state=False) if recompute else losses
     return torch.stack([run(code, *pair) for pair in zip(decoders, perturbations, strict=True)])
-
-
-def _at_least_single(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------
@@ -213,8 +210,8 @@ class CctParams(InputParams):
 
     Attributes:
         backbone, weights, output_stride, dilate, width, freeze_bn, last_relu: see ``camflow.models.cct.build_cct``.
-        labelled: which images have their true masks used: a whole number of them, or a share in (0, 1). Drawn by
-            ``choose_labelled``, unless ``train_cct`` is given their ids.
+        labelled: which images have their true masks used: a number or a share of them, or a list of ids, see
+            ``choose_labelled``.
         labelled_seed: of that draw; apart from ``seed``, so that runs can share the choice.
         use_weak_labels: learn from pseudo-masks as well.
         supervised: ``plain`` cross-entropy or ``annealed``, which leaves out what the network is already sure of.
@@ -252,7 +249,7 @@ class CctParams(InputParams):
     width: int = 24
     freeze_bn: bool = False
     last_relu: bool = True
-    labelled: int | float = 1464
+    labelled: float | str = 1464
     labelled_seed: int = 0
     use_weak_labels: bool = False
     supervised: str = "plain"
@@ -335,30 +332,43 @@ class CctParams(InputParams):
 # --- samples ---------------------------------------------------------------------------------------------------------
 
 
-def choose_labelled(ids: Sequence[str], labelled: int | float, seed: int) -> list[str]:
-    """Draw the images whose true masks are used; sorted.
+def choose_labelled(ids: Sequence[str], labelled: float | str, seed: int) -> list[str]:
+    """The images whose true masks are used; sorted. Drawn, unless a file lists them.
 
     Every image has a place in a queue that depends on the seed and its id alone, and the first ones are taken. So more
     of them include the fewer, and an image that is added to the split can push out one at most.
 
     Args:
         ids: of all images.
-        labelled: how many, or which share of them (rounded, at least one).
+        labelled: above 1 how many, up to 1 which share of them (rounded, at least one); 100 and 100.0 are the same. Or
+            the path of a text file with one id a line, the images themselves.
         seed: of the queue.
 
     Raises:
-        ConfigError: a number that leaves no labelled or no unlabelled image.
+        ConfigError: a number that leaves no labelled or no unlabelled image, or a file that cannot be read.
     """
-    share = isinstance(labelled, float)
-    if share and not 0 < labelled < 1:
+    if isinstance(labelled, str):
+        return sorted(_read_ids(labelled))
+    if labelled <= 0 or (labelled > 1 and labelled != int(labelled)):
         raise ConfigError(f"cct: labelled is a whole number of images or a share between 0 and 1, not {labelled}")
-    count = max(1, round(labelled * len(ids))) if share else labelled
+    count = int(labelled) if labelled > 1 else max(1, round(labelled * len(ids)))
     if not 0 < count < len(ids):
         raise ConfigError(
             f"cct: of {len(ids)} images {count} cannot be labelled: at least one must be, and one must not; "
             "change labelled"
         )
     return sorted(sorted(ids, key=lambda image_id: (derive_seed("labelled", seed, image_id), image_id))[:count])
+
+
+def _read_ids(path: str) -> set[str]:
+    """The lines of a text file that hold something. Whether they are images of the split is checked with the samples."""
+    try:
+        text = Path(os.path.expanduser(path)).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cct: labelled: {path} cannot be read ({error}); give a text file with one id a line"
+        ) from error
+    return {line.strip() for line in text.splitlines() if line.strip()}
 
 
 class TrueMasks:
@@ -466,10 +476,10 @@ class CctTask(SegmentTask):
 
     def step(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         params, network = self.params, self.model.network
-        supervised = self._supervised(_at_least_single(network(batch["image"])), batch["label"])
+        supervised = self._supervised(at_least_single(network(batch["image"])), batch["label"])
         code = network.encode(batch["unlabelled"])
         with torch.no_grad():
-            prediction = _at_least_single(network.main_decoder(code))
+            prediction = at_least_single(network.main_decoder(code))
         decoders, perturbations = self._draw(code, prediction)
         consistency, weak = auxiliary_losses(
             code,
@@ -575,9 +585,9 @@ def train_cct(
     progress: bool = True,
     meta: Mapping[str, Any] | None = None,
     catalog_val: MaskedPhotos | None = None,
-    labelled_ids: Sequence[str] | None = None,
 ) -> Cct:
-    """Train a segmentation network and write it; calling again after a kill resumes and ends in the same bytes.
+    """Train a segmentation network and write it; calling again after a kill resumes and, on a CPU, ends in the same
+    bytes. On a GPU the backward pass of the pyramid's means adds in any order.
 
     Args:
         catalog: the photos to learn from, labelled and unlabelled.
@@ -593,7 +603,6 @@ def train_cct(
         device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
         meta: further facts to save with the network.
         catalog_val: photos with true masks for the column val_miou, see ``camflow.train.segment.train_segmenter``.
-        labelled_ids: the labelled images; None draws ``params.labelled`` of them.
 
     Returns:
         The network in eval mode on its device.
@@ -603,36 +612,27 @@ def train_cct(
     """
     if params.use_weak_labels and weak_labels is None:
         raise ConfigError("cct: use_weak_labels needs pseudo-masks; give a source for them, or switch it off")
-    if labelled_ids is None:
-        labelled_ids = choose_labelled(catalog.ids, params.labelled, params.labelled_seed)
+    labelled = choose_labelled(catalog.ids, params.labelled, params.labelled_seed)
     weak = weak_labels if params.use_weak_labels else None
-    tasks: list[CctTask] = []
 
     def make_task() -> CctTask:
         model = params.build(len(catalog.class_names))
-        samples = CctSamples(catalog, labelled_ids, truth, weak, params, model.mean, model.std)
-        tasks.append(CctTask(model, samples, params, catalog_val, workers))
-        return tasks[-1]
+        samples = CctSamples(catalog, labelled, truth, weak, params, model.mean, model.std)
+        return CctTask(model, samples, params, catalog_val, workers)
 
-    def save(model: CctTraining, row: Row) -> None:
-        network = model.network
-        network.class_names = list(catalog.class_names)
-        facts = {"method": "cct", "params": dataclasses.asdict(params), "metrics": row}
-        network.meta = {**(meta or {}), **facts, "labelled_images": len(set(labelled_ids))}
-        best = tasks[-1].best
-        if best is not None:
-            network.meta |= {"selected_on": "val", "selected_epoch": best["epoch"], "selected_miou": best["miou"]}
-        save_cct(out, network, class_names=network.class_names, meta=network.meta)
-
-    trained = train_to_file(
+    return train_segment_task(
         make_task,
-        params.settings(),
-        save,
+        params,
+        method="cct",
+        class_names=catalog.class_names,
+        out=out,
         metrics_csv=metrics_csv,
         scratch=scratch,
         key=key,
         device=device,
         workers=workers,
         progress=progress,
+        meta={**(meta or {}), "labelled_images": len(labelled)},
+        save=save_cct,
+        network_of=lambda model: model.network,
     )
-    return trained.network

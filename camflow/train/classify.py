@@ -22,8 +22,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from camflow.errors import ConfigError, DataError, did_you_mean
 from camflow.models.classifier import Classifier, build_classifier, save_classifier
+from camflow.params import from_config
 from camflow.train import distributed
 from camflow.train.augment import TrainTransform, normalize, resize, to_chw
+from camflow.train.hiding import LayerHidingParams, hide_in_layer, stop_hiding
 from camflow.train.inputs import InputParams
 from camflow.train.loop import Samples, Task
 from camflow.train.metrics import Row
@@ -43,6 +45,8 @@ class PlainParams(InputParams):
     Attributes:
         head_lr_mult: learning rate of the head as a multiple of ``lr``.
         loss: ``soft_margin`` (mean over classes of binary cross-entropies) or ``cross_entropy`` (one label per image).
+        hide_layer: fields of ``camflow.train.hiding.LayerHidingParams``, to hide cells in a layer while training; None
+            hides nothing. The trained network is one like any other.
     """
 
     backbone: str = "resnet50"
@@ -57,6 +61,7 @@ class PlainParams(InputParams):
     loss: str = "soft_margin"
     head_lr_mult: float = 10.0
     momentum_slot: str = "authors"
+    hide_layer: Mapping[str, Any] | None = None
 
     def __post_init__(self):
         super().__post_init__()
@@ -68,7 +73,10 @@ class PlainParams(InputParams):
         names = ("weights", "output_stride", "dilate", "pooling", "width", "freeze_bn", "freeze_stem", "detach", "seed")
         if self.weights == "none" and (self.freeze_bn or self.freeze_stem or self.detach != "none"):
             log.warning("weights: none with freeze_bn, freeze_stem or detach leaves untrained layers as they are drawn")
-        return build_classifier(self.backbone, n_classes, **{name: getattr(self, name) for name in names})
+        model = build_classifier(self.backbone, n_classes, **{name: getattr(self, name) for name in names})
+        if self.hide_layer is not None:
+            hide_in_layer(model, from_config(LayerHidingParams, self.hide_layer))
+        return model
 
 
 class Catalog(Protocol):
@@ -285,6 +293,7 @@ def train_classifier(
         make_task,
         params.settings(),
         save,
+        finish=stop_hiding,
         metrics_csv=metrics_csv,
         scratch=scratch,
         key=key,

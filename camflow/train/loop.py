@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -50,11 +52,13 @@ class Task:
         model: holds every trained parameter and all state; saved in checkpoints.
         dataset: the training samples.
         collate: list of samples -> batch.
+        epoch_share: an epoch ends after this share of its steps (rounded up); the order is drawn anew for each.
     """
 
     model: nn.Module
     dataset: Samples
     collate: Callable[[list[Any]], Any] = staticmethod(default_collate)
+    epoch_share: float = 1.0
 
     def step(self, batch: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor | float]]:
         """Return (loss, values to log) of a batch on the model's device.
@@ -72,6 +76,10 @@ class Task:
         """Return parameter groups: ``params``, and optionally ``lr_mult`` and ``weight_decay``."""
         return [{"params": list(self.model.parameters())}]
 
+    def optimizers(self, settings: TrainSettings) -> dict[str, torch.optim.Optimizer]:
+        """Return the optimisers by name; their groups have an ``initial_lr``, which the schedule multiplies."""
+        return {"all": build_optimizer(self.param_groups(), settings)}
+
     def begin_epoch(self, epoch: int) -> None:
         """Called before every epoch (from 0)."""
 
@@ -84,6 +92,37 @@ class Task:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take back what ``state_dict`` returned."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """One step of one optimiser.
+
+    Attributes:
+        loss: a mean over the batch's samples; only the optimiser's own parameters get gradients.
+        optimizer: its name.
+        clip: largest norm of the gradient of all its parameters, None for any.
+        retain_graph: a later update goes back through the same graph.
+    """
+
+    loss: torch.Tensor
+    optimizer: str
+    clip: float | None = None
+    retain_graph: bool = False
+
+
+class AlternatingTask(Task):
+    """A task that updates several optimisers in turn with every batch; ``accumulate`` must be 1.
+
+    Define ``updates`` instead of ``step``.
+    """
+
+    def updates(self, batch: Any) -> Generator[Update, None, dict[str, torch.Tensor | float]]:
+        """Yield the updates of a batch, each made before the generator goes on; return the values to log.
+
+        Among these is ``loss``, which must stay finite. Every process yields the same updates.
+        """
+        raise NotImplementedError
 
 
 def fit(
@@ -174,6 +213,7 @@ class _Loader:
     """The loader of one process: per optimiser step its micro-batches with their share of the step's samples."""
 
     def __init__(self, task: Task, settings: TrainSettings, workers: int, pin: bool):
+        self.n_steps = _steps_per_epoch(task, settings)
         self.plan = MicroBatches(
             task.dataset.ids,
             seed=settings.seed,
@@ -196,9 +236,15 @@ class _Loader:
     def steps(self, epoch: int) -> Iterator[Iterator[tuple[Any, int, int]]]:
         """Yield per step a lazy iterator of its micro-batches: (batch, its samples, the samples of the whole step)."""
         self.plan.set_epoch(epoch)
+        self.plan.steps, self.plan.sizes = self.plan.steps[: self.n_steps], self.plan.sizes[: self.n_steps]
         batches = iter(self.loader)
         for parts, size in zip(self.plan.steps, self.plan.sizes, strict=True):
             yield _parts(batches, parts, size)
+
+
+def _steps_per_epoch(task: Task, settings: TrainSettings) -> int:
+    whole = steps_per_epoch(len(task.dataset.ids), settings.batch_size, settings.drop_last)
+    return max(1, math.ceil(round(whole * task.epoch_share, 6)))  # 35 * 0.2 is 7.000000000000001
 
 
 def _parts(batches: Iterator[Any], parts: list[list[int]], size: int) -> Iterator[tuple[Any, int, int]]:
@@ -210,7 +256,7 @@ def _parts(batches: Iterator[Any], parts: list[list[int]], size: int) -> Iterato
 
 
 class _Run:
-    """State of one run of ``fit``: model, optimiser, scaler, rows."""
+    """State of one run of ``fit``: model, optimisers, scaler, rows."""
 
     def __init__(
         self,
@@ -231,11 +277,10 @@ class _Run:
         layout = torch.channels_last if settings.channels_last else torch.preserve_format
         task.model.to(device, memory_format=layout)
         distributed.broadcast_module(task.model)
-        self.optimizer = build_optimizer(task.param_groups(), settings)
+        self.optimizers = task.optimizers(settings)
         self.amp = _autocast_dtype(settings.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.amp is torch.float16)
-        count = len(task.dataset.ids)
-        self.steps_per_epoch = steps_per_epoch(count, settings.batch_size, settings.drop_last)
+        self.steps_per_epoch = _steps_per_epoch(task, settings)
         self.rows: list[Row] = []
         self.epochs_done = 0
 
@@ -254,7 +299,8 @@ class _Run:
         if state is None or state["epochs_done"] != found:
             raise CamflowError(f"{self.scratch}: checkpoints must lie in a folder that all processes share")
         self.task.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
         self.scaler.load_state_dict(state["scaler"])
         self.task.load_state_dict(state["task"])
         self.rows, self.epochs_done = state["rows"], found
@@ -293,24 +339,66 @@ class _Run:
             if self.device.type == "cpu" or last or step % _CUDA_CHECK_EVERY == 0:
                 sums.require_finite(epoch, step)
         distributed.broadcast_buffers(self.task.model)  # local batch statistics differ; rank 0's are the saved ones
-        return {"lr": self.optimizer.param_groups[0]["lr"], **sums.result()}
+        first = next(iter(self.optimizers.values()))
+        return {"lr": first.param_groups[0]["lr"], **sums.result()}
 
     def _step(self, epoch: int, step: int, parts: Iterator[tuple[Any, int, int]], sums: _Averages) -> None:
-        """One optimiser step over this process's micro-batches."""
+        """The update, or updates, of one batch over this process's micro-batches."""
         now = epoch * self.steps_per_epoch + step
-        set_learning_rate(self.optimizer, schedule_factor(self.settings, now, self.steps_per_epoch))
+        for optimizer in self.optimizers.values():
+            set_learning_rate(optimizer, schedule_factor(self.settings, now, self.steps_per_epoch))
+            optimizer.zero_grad(set_to_none=True)
         torch.manual_seed(derive_seed("step", self.settings.seed, epoch, step, distributed.rank()))
-        self.optimizer.zero_grad(set_to_none=True)
+        if isinstance(self.task, AlternatingTask):
+            self._alternate(self.task, parts, sums)
+        else:
+            self._accumulate(parts, sums)
+        self.task.after_step()
+
+    def _accumulate(self, parts: Iterator[tuple[Any, int, int]], sums: _Averages) -> None:
+        """One step of the optimiser, with the gradients of all micro-batches."""
+        (optimizer,) = self.optimizers.values()
         for batch, samples, of_step in parts:
             batch = _move(batch, self.device, self.settings.channels_last)
             with self._autocast():
                 loss, logs = self.task.step(batch)
             self.scaler.scale(loss * (samples / of_step)).backward()
             sums.add({"loss": loss, **logs}, samples)
-        distributed.sum_gradients(p for group in self.optimizer.param_groups for p in group["params"])
-        self.scaler.step(self.optimizer)
+        distributed.sum_gradients(p for group in optimizer.param_groups for p in group["params"])
+        self.scaler.step(optimizer)
         self.scaler.update()
-        self.task.after_step()
+
+    def _alternate(self, task: AlternatingTask, parts: Iterator[tuple[Any, int, int]], sums: _Averages) -> None:
+        """All updates of a task of several optimisers."""
+        whole = list(parts)
+        if len(whole) != 1:
+            raise ConfigError(
+                "a task of several optimisers takes a batch in one part, of which every process has a share; "
+                "set accumulate to 1, and batch_size to the number of processes at least"
+            )
+        ((batch, samples, of_step),) = whole
+        updates = task.updates(_move(batch, self.device, self.settings.channels_last))
+        while True:
+            try:
+                with self._autocast():
+                    update = next(updates)
+            except StopIteration as end:
+                sums.add(end.value, samples)
+                return
+            self._update(update, samples / of_step)
+
+    def _update(self, update: Update, share: float) -> None:
+        optimizer = self.optimizers[update.optimizer]
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        loss = self.scaler.scale(update.loss * share)
+        loss.backward(inputs=parameters, retain_graph=update.retain_graph)
+        distributed.sum_gradients(parameters)
+        if update.clip is not None:
+            self.scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(parameters, update.clip)
+        self.scaler.step(optimizer)
+        self.scaler.update()
+        optimizer.zero_grad(set_to_none=True)
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         return torch.autocast(self.device.type, dtype=self.amp, enabled=self.amp is not None)
@@ -318,7 +406,7 @@ class _Run:
     def _write(self, seconds: float) -> None:
         state = {
             "model": self.task.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "scaler": self.scaler.state_dict(),
             "task": self.task.state_dict(),
             "rows": self.rows,

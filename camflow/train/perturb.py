@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch.nn import functional
 
+from camflow.models.dtypes import at_least_single
+
 EPSILON = 1e-8  # added to norms
 MIN_POINTS = 50  # a contour is cut when it has more points than this
 ERASE = 0.4  # sides of a cut-out as a share of the box's
@@ -58,7 +60,7 @@ def vat_direction(
     x = features.detach()
     # Half precision has no use here: see above.
     with torch.enable_grad(), torch.autocast(x.device.type, enabled=False):
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        x = at_least_single(x)
         with torch.no_grad():
             fixed = functional.softmax(decoder(x), dim=1)
         d = _unit(start.to(x) - 0.5)

@@ -27,6 +27,7 @@ from camflow.train.segment import (
     SegmentParams,
     SegmentSamples,
     SegmentTask,
+    nearest_labels,
     train_segment_task,
 )
 
@@ -84,7 +85,8 @@ class Confidences(Protocol):
 
 
 class PslSamples(SegmentSamples):
-    """``SegmentSamples`` with ``confidence`` float32 (C,) and ``present`` uint8 (C,), the image labels."""
+    """``SegmentSamples`` with ``confidence`` float32 (C,), ``present`` uint8 (C,), the image labels, and ``inside`` uint8
+    (c, c), 0 in the padding."""
 
     catalog: LabelledPhotos
 
@@ -106,6 +108,13 @@ class PslSamples(SegmentSamples):
         present = torch.from_numpy(np.asarray(self.catalog.label(image_id), np.uint8))
         return {**sample, "confidence": torch.from_numpy(confidence), "present": present}
 
+    def _cut(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        marked = np.dstack([image, np.ones(image.shape[:2], image.dtype)])  # the padding is 0 in this channel, too
+        marked, maps = super()._cut(marked, label, rng)
+        return marked[..., :-1], {**maps, "inside": marked[..., -1].astype(np.uint8)}
+
 
 class PslTask(SegmentTask):
     """Both terms on the output of every scale; logs them as ``labels_term`` and ``online_term``, summed over scales."""
@@ -114,7 +123,8 @@ class PslTask(SegmentTask):
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, batch: dict[str, Any]) -> torch.Tensor:
         weights = class_weights(batch["confidence"], batch["present"], self.params.variant, self.params.threshold)
-        terms = psl_losses(logits, labels, online_labels(logits, weights), self.params.reduction)
+        inside = nearest_labels(batch["inside"], logits.shape[2:])
+        terms = psl_losses(logits, labels, online_labels(logits, weights), self.params.reduction, inside)
         self._terms.append(terms)
         return terms["loss"]
 

@@ -28,11 +28,13 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
 from camflow.errors import ConfigError, DataError, did_you_mean
 from camflow.evaluate.confusion import confusion_matrix, miou
+from camflow.models.dtypes import at_least_single
 from camflow.models.large_fov import WIDTH
 from camflow.models.segmenter import Segmenter, build_segmenter, fuse_max, resize_logits, save_segmenter, scale_logits
 from camflow.train import distributed
@@ -299,7 +301,7 @@ class SegmentSamples:
     """Training samples: dicts of ``image`` float32 (3, c, c) and ``label`` uint8 (c, c), with their pixels in step.
 
     Resized by one random factor (bicubic, nearest), augmented, normalised, mirrored, cropped or padded (0, the mean
-    colour, and 255). A subclass may add entries in ``sample``.
+    colour, and 255). A subclass may add entries in ``sample``, and maps that are cut out with the image in ``_cut``.
 
     Args:
         catalog: the photos; every one has labels.
@@ -323,9 +325,17 @@ class SegmentSamples:
         photo, label = resize(photo, size), resize(label, size, nearest=True)
         photo = apply_augmentations(photo, "photo", params.augment, rng)
         image, label = random_flip(normalize(photo, self.mean, self.std), label, rng, params.hflip)
-        image, label = random_crop_pad(image, label, params.crop, rng)
+        image, maps = self._cut(image, label, rng)
         image = apply_augmentations(image, "input", params.augment, rng)
-        return {"image": torch.from_numpy(to_chw(image)), "label": torch.from_numpy(np.ascontiguousarray(label))}
+        found = {name: torch.from_numpy(np.ascontiguousarray(one)) for name, one in maps.items()}
+        return {"image": torch.from_numpy(to_chw(image)), **found}
+
+    def _cut(
+        self, image: np.ndarray, label: np.ndarray, rng: np.random.Generator
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The square input (c, c, 3) of an image (h, w, 3), and the maps (c, c) beside it by name."""
+        image, label = random_crop_pad(image, label, self.params.crop, rng)
+        return image, {"label": label}
 
     def _read(self, image_id: str) -> tuple[np.ndarray, np.ndarray]:
         photo, label = self.catalog.image(image_id), self.labels.read(image_id)
@@ -398,7 +408,7 @@ class SegmentTask(Task):
     def outputs(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return what has a loss: logits (B, n_labels, h_s, w_s) by the name of their scale."""
         scales = self.params.train_scales
-        logits = [_at_least_single(one) for one in scale_logits(self.model, images, scales)]
+        logits = [at_least_single(one) for one in scale_logits(self.model, images, scales)]
         found = {f"{scale:g}": one for scale, one in zip(scales, logits, strict=True)}
         return found if len(scales) == 1 else {**found, "max": fuse_max(logits)}
 
@@ -451,10 +461,6 @@ class SegmentTask(Task):
         self.best = state["best"]
 
 
-def _at_least_single(logits: torch.Tensor) -> torch.Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 # --- validation ------------------------------------------------------------------------------------------------------
 
 
@@ -497,7 +503,7 @@ def predict_labels(
         if item is None:
             continue
         image_id, image, mask = item
-        logits = resize_logits(_at_least_single(model(image[None].to(device))), mask.shape)
+        logits = resize_logits(at_least_single(model(image[None].to(device))), mask.shape)
         yield image_id, logits[0].argmax(dim=0).to(torch.uint8).cpu().numpy(), mask
 
 
@@ -510,7 +516,7 @@ def _as_it_is(item: Any) -> Any:
 
 def train_segment_task(
     make_task: Callable[[], SegmentTask],
-    params: SegmentParams,
+    params: TrainSettings,
     *,
     method: str,
     class_names: Sequence[str],
@@ -522,14 +528,18 @@ def train_segment_task(
     workers: int = 0,
     progress: bool = True,
     meta: Mapping[str, Any] | None = None,
+    save: Callable[..., None] = save_segmenter,
+    network_of: Callable[[Any], Segmenter] = lambda model: model,
 ) -> Segmenter:
     """Train any task around a segmentation network and write the network; other arguments as of ``train_segmenter``.
 
     Args:
         make_task: builds the task, once the process group stands.
-        params: its parameters.
+        params: its parameters, with those of ``TrainSettings``.
         method: name saved with the network.
         class_names: foreground classes.
+        save: writes a network, with the arguments of ``save_segmenter``.
+        network_of: the part of the task's model that is written and returned.
     """
     tasks: list[SegmentTask] = []
 
@@ -537,18 +547,18 @@ def train_segment_task(
         tasks.append(make_task())
         return tasks[-1]
 
-    def save(model: Segmenter, row: Row) -> None:
-        model.class_names = list(class_names)
-        model.meta = {**(meta or {}), "method": method, "params": dataclasses.asdict(params), "metrics": row}
-        best = tasks[-1].best
+    def write(model: nn.Module, row: Row) -> None:
+        network, best = network_of(model), tasks[-1].best
+        network.class_names = list(class_names)
+        network.meta = {**(meta or {}), "method": method, "params": dataclasses.asdict(params), "metrics": row}
         if best is not None:
-            model.meta |= {"selected_on": "val", "selected_epoch": best["epoch"], "selected_miou": best["miou"]}
-        save_segmenter(out, model, class_names=model.class_names, meta=model.meta)
+            network.meta |= {"selected_on": "val", "selected_epoch": best["epoch"], "selected_miou": best["miou"]}
+        save(out, network, class_names=network.class_names, meta=network.meta)
 
-    return train_to_file(
+    trained = train_to_file(
         make,
         params.settings(),
-        save,
+        write,
         metrics_csv=metrics_csv,
         scratch=scratch,
         key=key,
@@ -556,6 +566,7 @@ def train_segment_task(
         workers=workers,
         progress=progress,
     )
+    return network_of(trained)
 
 
 def train_segmenter(

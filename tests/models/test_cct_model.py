@@ -16,6 +16,7 @@ from camflow.models.cct import (
     with_auxiliary,
 )
 from camflow.models.classifier import build_classifier, save_classifier
+from camflow.models.seam import build_seam, save_seam
 from camflow.models.segmenter import Segmenter
 from tests.golden.loader import fill_by_rule, golden
 
@@ -167,6 +168,16 @@ def test_a_classifier_starts_the_trunk(tmp_path):
     network = tiny(weights=str(tmp_path / "c.pt"))
     for name, value in network.trunk.state_dict().items():
         assert torch.equal(value, classifier.state_dict()[name])
+    with pytest.raises(ConfigError, match=r"backbone 'tiny' and width 4 does not fit 'tiny' of width 8"):
+        tiny(weights=str(tmp_path / "c.pt"), width=8)
+
+
+def test_a_classifier_within_another_host_starts_the_trunk(tmp_path):
+    seam = build_seam("tiny", 2, width=4, seed=8)
+    save_seam(tmp_path / "s.pt", seam, class_names=["a", "b"])
+    network, state = tiny(weights=str(tmp_path / "s.pt")), seam.net.state_dict()
+    for name, value in network.trunk.state_dict().items():
+        assert torch.equal(value, state[name])
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

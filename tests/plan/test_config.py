@@ -30,8 +30,11 @@ from camflow.plan.config import SECTIONS, load_config, methods, schema
 from camflow.plan.recipe import STUDIES
 from camflow.refine import affinity, assemble, confident, irn, psa, walk
 from camflow.refine.crf import PUBLISHED, UNARIES, CrfParams, crf_params, params_from_config
-from camflow.segment.files import CRF_IMAGES, QUANTISE
+from camflow.segment.files import QUANTISE
+from camflow.segment.label_tasks import crf_name
+from camflow.segment.labels import CRF_IMAGES
 from camflow.segment.predict import TestParams
+from camflow.segment.tasks import test_params as shown_as
 from camflow.train import settings
 from camflow.train.augment import AUGMENTATIONS
 from camflow.train.cct import CctParams
@@ -367,13 +370,13 @@ def test_assemble_has_the_parameters_of_its_schema():
 # Not the training's own: what is launched and read, how photos are shown at test time, what a CRF does then.
 SHOWN = {
     "processes", "monitor", "test_scales", "test_flip", "reduce", "pad", "multiple_of", "fill", "align_corners",
-    "quantise", "crf", "crf_image", "crf_skip",
+    "quantise", "crf", "crf_image", "crf_skip", "competition",
 }  # fmt: skip
 
 
 def test_deeplab_has_the_parameters_of_its_schema():
     rules = properties("segmenters", "deeplab")
-    training = {key: value for key, value in fields(SegmentParams).items() if key != "long_side"}
+    training = fields(SegmentParams)
     assert set(rules) == {*training, *SHOWN, "preset"}
     assert set(rules["preset"]["enum"]) == set(PRESETS) - {"psl"}
     given = {key: value for key, value in defaults(rules).items() if key not in {*SHOWN, "preset"}}
@@ -382,30 +385,39 @@ def test_deeplab_has_the_parameters_of_its_schema():
         assert value == training[key], key
     assert set(rules["architecture"]["enum"]) == set(ARCHITECTURES)
     assert set(rules["loss"]["enum"]) == set(SEGMENT_LOSSES)
-    assert set(rules["crf"]["enum"]) == {name for name in PUBLISHED if crf_params(name).unary == "probabilities"}
+    soft = {name for name in PUBLISHED if crf_params(name).unary == "probabilities"}
+    assert set(rules["crf"]["enum"]) == {*soft, None} and set(properties("segmenters", "psl")["crf"]["enum"]) == soft
     assert set(rules["crf_image"]["enum"]) == set(CRF_IMAGES)
     assert set(rules["quantise"]["enum"]) == set(QUANTISE)
-    shown = fields(TestParams)
-    renamed = {"test_scales": "scales", "test_flip": "flip"}
-    for key in SHOWN - {"processes", "monitor", "quantise", "crf", "crf_image", "crf_skip", "test_scales"}:
-        assert defaults(rules)[key] == shown[renamed.get(key, key)], key
+    for key in ("test_scales", "test_flip", "reduce", "pad", "align_corners", "crf"):
+        assert defaults(rules)[key] is None, key  # the preset's
+    for preset in rules["preset"]["enum"]:
+        filled = {**defaults(rules), "preset": preset}
+        large = preset.startswith("large_fov")
+        assert shown_as(filled) == (
+            TestParams(pad=513, align_corners=True) if large else TestParams(scales=(1, 0.75, 0.5))
+        )
+        assert crf_name(filled) == ("deeplab_v1" if large else "deeplab_v2")
 
 
 def test_psl_has_the_parameters_of_its_schema():
     rules = properties("segmenters", "psl")
-    training = {key: value for key, value in fields(PslParams).items() if key not in {"long_side", "loss"}}
+    training = {key: value for key, value in fields(PslParams).items() if key != "loss"}
     own = {"after", "confidence", "filter"}
     assert set(rules) == {*training, *SHOWN, *own}
     for key, value in defaults(rules).items():
         assert key in SHOWN | own or value == training[key], key
     assert defaults(rules)["filter"] == PslParams().threshold
+    assert shown_as(defaults(rules)) == TestParams(pad=513, align_corners=True)
+    assert defaults(rules)["crf"] == "deeplab_v1"
 
 
 def test_cct_has_the_parameters_of_its_schema():
     rules = properties("segmenters", "cct")
-    assert set(rules) == {*fields(CctParams), *SHOWN}
+    assert set(rules) == {*fields(CctParams), *SHOWN, "logits_stride"}
     filled = configs.fill_defaults({}, {"properties": rules})
-    training = {key: value for key, value in filled.items() if key not in SHOWN}
+    assert shown_as(filled) == TestParams(reduce="mean_logit", multiple_of=8, fill="reflect")
+    training = {key: value for key, value in filled.items() if key not in {*SHOWN, "logits_stride"}}
     # Without pseudo-masks the recipe's refiner would be of no use, so here they are used unless one says otherwise.
     assert training == {**fields(CctParams), "use_weak_labels": True}
 
@@ -472,7 +484,7 @@ OVERRIDES = re.compile(
     r"refiners\.crf\.\w+|refiners\.irn\.(conf_fg|conf_bg|beta|exp_times|gamma|threshold)"
     r"|refiners\.psa\.(alpha\w*|beta|logt|lr|augment\.\w+)|localizers\.lpcam\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"
     r"|config\.(datasets|classifiers|recipes)|datasets\.parts\.root"
-    r"|segmenters\.\w+\.augment\.\w+|segmenters\.(deeplab|psl)\.(architecture|backbone|epochs|batch_size|accumulate|lr"
+    r"|segmenters\.\w+\.augment\.\w+|segmenters\.cct\.decoders\.\w+|segmenters\.(deeplab|psl)\.(architecture|backbone|epochs|batch_size|accumulate|lr"
     r"|weight_decay|momentum|schedule|power|step_every|gamma|crop|scale|scale_pick|train_scales|loss)"
 )
 

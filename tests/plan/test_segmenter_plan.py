@@ -3,6 +3,8 @@
 The tables are written by hand; what changed is read off the paths.
 """
 
+import itertools
+
 import pytest
 import yaml
 
@@ -10,7 +12,7 @@ from camflow.errors import ConfigError, RecipeError
 from camflow.plan.config import methods
 from camflow.plan.plan import PROJECT, parse_target
 
-TINY = {"backbone": "tiny", "weights": "none"}
+TINY = {"backbone": "tiny", "weights": "none", "freeze_bn": False}
 CONFIG = {
     "recipes": ["parts/ae_round_*/erasing/assemble/{deeplab,psl,psl_plus,cct}", "parts/none/none/gt/deeplab"],
     "datasets": {"parts": {"format": "parts", "classes": 3}},
@@ -66,37 +68,45 @@ GT = {"gt masks", "gt network", "gt labels"}
 SECOND = {"classifier 2", "erased 2", "maps 2", "masks 2", *BELOW_MASKS}
 AE_ALL = set(FILES) - GT - {"plain confidence"}
 CHANGES = [
-    ("classifiers.ae.epochs", 3, AE_ALL),
+    ({"classifiers.ae.epochs": 3}, AE_ALL),
     # What is erased does not decide the classifier that found it, but all that comes after.
-    ("classifiers.ae.erase_scales", [0.5], {"erased 1", *SECOND}),
-    ("classifiers.ae.rounds", 3, set()),
-    ("classifiers.plain.epochs", 3, {"plain confidence", *PSL, *PLUS}),
-    ("localizers.erasing.scales", [1.0, 2.0], {"maps 1", "maps 2", "masks 2", *BELOW_MASKS}),
-    ("refiners.assemble.conflicts", "max_heat", {"masks 2", *BELOW_MASKS}),
-    ("refiners.assemble.threshold", "best", {"masks 2", *BELOW_MASKS}),
-    ("segmenters.deeplab.lr", 0.5, {*DEEPLAB, "gt network", "gt labels"}),
-    ("segmenters.deeplab.preset", "large_fov_poly", {*DEEPLAB, "gt network", "gt labels"}),
-    ("segmenters.deeplab.test_scales", [1.0], {"logits", *SHOWN, "curve", "gt labels"}),
+    (
+        {"classifiers.ae.erase_scales": [0.5], "localizers.erasing.scales": [0.5]},
+        {"erased 1", "maps 1", *SECOND},
+    ),
+    ({"classifiers.ae.rounds": 3}, set()),
+    ({"classifiers.plain.epochs": 3}, {"plain confidence", *PSL, *PLUS}),
+    ({"refiners.assemble.conflicts": "max_heat"}, {"masks 2", *BELOW_MASKS}),
+    ({"refiners.assemble.threshold": "best"}, {"masks 2", *BELOW_MASKS}),
+    ({"segmenters.deeplab.lr": 0.5}, {*DEEPLAB, "gt network", "gt labels"}),
+    ({"segmenters.deeplab.preset": "large_fov_poly"}, {*DEEPLAB, "gt network", "gt labels"}),
+    ({"segmenters.deeplab.test_scales": [1.0]}, {"logits", *SHOWN, "curve", "gt labels"}),
     # The arg-max costs seconds, so a folder of its own for the CRF would not pay.
-    ("segmenters.deeplab.crf", "psa", {*SHOWN, "curve", "gt labels"}),
-    ("segmenters.psl.variant", "plain", {*PSL, *PLUS}),
-    ("segmenters.psl.filter", 0.2, {"psl labels", *PLUS}),
-    ("segmenters.psl.confidence", None, {*PSL, *PLUS}),
-    ("segmenters.psl_plus.lr", 0.5, PLUS),
-    ("segmenters.psl_plus.filter", None, {"psl++ labels"}),
-    ("segmenters.cct.labelled", 7, CCT),
-    ("segmenters.cct.recompute", False, CCT),
-    ("evaluation.ignored_prediction", "error", {"score"}),
-    ("evaluation.thresholds.step", 0.02, set()),
-    ("runtime.shards", 7, set()),
-    ("report.images", 3, set()),
+    ({"segmenters.deeplab.crf": "psa"}, {*SHOWN, "curve", "gt labels"}),
+    ({"segmenters.psl.variant": "plain"}, {*PSL, *PLUS}),
+    ({"segmenters.psl.filter": 0.2}, {"psl labels", *PLUS}),
+    ({"segmenters.psl.confidence": None}, {*PSL, *PLUS}),
+    ({"segmenters.psl_plus.lr": 0.5}, PLUS),
+    ({"segmenters.psl_plus.filter": None}, {"psl++ labels"}),
+    ({"segmenters.cct.labelled": 7}, CCT),
+    ({"segmenters.cct.recompute": False}, CCT),
+    ({"segmenters.cct.logits_stride": 1}, {"cct labels"}),
+    ({"segmenters.deeplab.competition": "comp5"}, {"archive"}),
+    ({"evaluation.ignored_prediction": "error"}, {"score"}),
+    ({"evaluation.thresholds.step": 0.02}, set()),
+    ({"runtime.shards": 7}, set()),
+    ({"report.images": 3}, set()),
 ]
 EDITS = {
     "camflow.localize.erasing": AE_ALL - {"classifier 1"},
     "camflow.data.erased": AE_ALL,
     "camflow.refine.assemble": {"masks 2", *BELOW_MASKS},
     "camflow.models.segmenter": {*BELOW_MASKS, "gt network", "gt labels"},
-    "camflow.train.psl": {*BELOW_MASKS, "gt network", "gt labels"},  # one module trains all three from files
+    "camflow.train.psl": {*PSL, *PLUS},
+    "camflow.train.cct": CCT,
+    # No network runs anew for another CRF, save that PSL++ learns from labels made with one.
+    "camflow.refine.crf": {*SHOWN, "curve", "psl labels", *PLUS, "cct labels", "gt labels"},
+    "camflow.segment.labels": {*SHOWN, "curve", "psl labels", *PLUS, "cct labels", "gt labels"},
     "camflow.segment.predict": {*SHOWN, "logits", "curve", "psl labels", *PLUS, "cct labels", "gt labels"},
     "camflow.segment.export": {"archive"},
     "camflow.plots.curves": {"curve"},
@@ -105,8 +115,8 @@ EDITS = {
 
 
 def test_exactly_what_a_setting_decides_is_made_anew(made_anew):
-    for place, value, expected in CHANGES:
-        assert made_anew(**{place: value}) == expected, place
+    for changes, expected in CHANGES:
+        assert made_anew(**changes) == expected, changes
 
 
 @pytest.mark.parametrize("module", EDITS)
@@ -162,11 +172,13 @@ def test_seeds_of_the_last_round_are_one_group(plan):
     assert len(groups["parts/ae_seed_{0_round_2,1_round_2}/erasing/score.val.json"]) == 2
 
 
-def test_a_rule_other_than_the_erased_one_is_refused(plan):
-    with pytest.raises(
-        RecipeError, match="localizer 'erasing' has rule: area, but what 'ae_round_2' erases has rule: rel_max"
-    ):
-        plan(**{"localizers.erasing.rule": "area"}).recipes  # noqa: B018
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [("rule", "area", "rel_max"), ("scales", [0.5, 1.0], r"\[1.0\]"), ("flip", False, "True"), ("share", 0.5, "None")],
+)
+def test_a_localizer_that_would_not_unite_what_was_erased_is_refused(plan, key, value, wanted):
+    with pytest.raises(RecipeError, match=f"has {key}: .*, but 'ae_round_[12]' erases with {key}: {wanted}"):
+        plan(**{f"localizers.erasing.{key}": value}).recipes  # noqa: B018
 
 
 # --- saliency --------------------------------------------------------------------------------------------------------
@@ -186,6 +198,27 @@ def test_what_is_neither_folder_nor_recipe_is_refused(plan):
         plan(**{"refiners.assemble.saliency": "nowhere/there"}).path_of(f"{AE}/masks.val.h5")
 
 
+def test_a_saliency_folder_counts_image_by_image(plan, tmp_path):
+    """Exchanging the pictures of two images is a change, though the files' names and contents stay what they are."""
+    folder = tmp_path / "saliency"
+    for image_id, text in (("cat/1", "one"), ("dog/1", "two")):
+        for name, content in (
+            (tmp_path / "data/train" / f"{image_id}.png", image_id),
+            (folder / f"{image_id}.png", text),
+        ):
+            name.parent.mkdir(parents=True, exist_ok=True)
+            name.write_text(content)
+    changes = {
+        "datasets.parts": {"format": "folder", "root": str(tmp_path / "data"), "masks": "masks"},
+        "refiners.assemble.saliency": str(folder),
+    }
+    path = f"{AE}/masks.train.h5"
+    before = plan(**changes).path_of(path)
+    (folder / "cat/1.png").write_text("two")
+    (folder / "dog/1.png").write_text("one")
+    assert plan(**changes).path_of(path) != before
+
+
 # --- true masks ------------------------------------------------------------------------------------------------------
 
 
@@ -196,6 +229,23 @@ def test_true_masks_need_no_classifier(plan):
     }
     reads = made.reads(parse_target("parts/none/none/gt/deeplab/deeplab_network.pt"))
     assert set(reads) == {"catalog", "masks"}
+
+
+def test_a_true_mask_that_changed_is_learned_from_anew(plan, tmp_path):
+    for part, split in itertools.product(("train/cat", "masks/cat", "val/cat"), ("1", "2")):
+        (tmp_path / "data" / part).mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / part / f"{split}.png").write_text(part + split)
+    changes = {"datasets.parts": {"format": "folder", "root": str(tmp_path / "data"), "masks": "masks"}}
+    before = [plan(**changes).path_of(FILES[name]) for name in sorted(GT)]
+    (tmp_path / "data/masks/cat/1.png").write_text("corrected")
+    after = [plan(**changes).path_of(FILES[name]) for name in sorted(GT)]
+    assert not set(before) & set(after)
+
+
+def test_recipes_from_true_masks_check_every_split_first(plan):
+    made = plan()
+    assert "checked_val" in made.inputs(parse_target("parts/none/none/gt/deeplab/deeplab_network.pt"))
+    assert "checked_val" not in made.inputs(parse_target(FILES["network"]))  # its classifier asks for it
 
 
 @pytest.mark.parametrize(
@@ -228,7 +278,7 @@ def test_what_the_networks_read(plan):
     assert set(made.reads(parse_target(f"{AE}/psl/psl_network.pt"))) == {"catalog", "masks", "classifier", "confidence"}
     plus = made.reads(parse_target(f"{AE}/psl_plus/psl_network.pt"))
     assert plus["after"].path == f"{AE}/psl/predictions_crf.train.h5"
-    assert plus["confidence"].path == "parts/plain/confidence.train.h5"
+    assert set(plus) == {"catalog", "classifier", "after"}
     labels = made.reads(parse_target(f"{AE}/psl/predictions.val.h5"))
     assert labels["confidence"].path == "parts/plain/confidence.val.h5"
     assert labels["logits"].path == f"{AE}/psl/psl_logits.val.h5"
@@ -251,16 +301,41 @@ def test_a_monitor_brings_its_photos_and_masks_into_the_key(plan):
     assert made.path_of(FILES["network"]) != plan().path_of(FILES["network"])
 
 
+@pytest.mark.parametrize(
+    ("segmenter", "key", "value", "message"),
+    [
+        ("deeplab", "test_scales", [0.5, 0.75], "test_scales: 1 must be among"),
+        ("deeplab", "train_scales", [0.5, 1.0], "train_scales: begin with 1"),
+        ("deeplab", "select", "best", "set monitor: val as well"),
+        ("deeplab", "accumulate", 99, "accumulate: 99 parts cannot be made"),
+        ("deeplab", "freeze_bn", True, "leaves the batch norms of tiny as they are drawn"),
+        ("psl", "scale_pick", "uniform", "draws between two factors, but scale has 3"),
+        ("cct", "crop", 100, "no multiple of output_stride: 8"),
+        ("cct", "scale", [300, 200], "exchange them"),
+        ("cct", "drop_share", [0.9, 0.7], "exchange them"),
+        ("cct", "batch_size", 1, "two images at a time"),
+        ("cct", "decoders", {"vat": 0}, "at least one auxiliary decoder"),
+        ("cct", "decoders_per_step", 31, "cannot be drawn of 30 decoders"),
+    ],
+)
+def test_values_that_do_not_go_together_are_refused_at_once(plan, segmenter, key, value, message):
+    changes = {"segmenters.deeplab.batch_size": 4, "segmenters.psl.scale": [0.5, 0.75, 1.0]}
+    changes |= {f"segmenters.{segmenter}.{key}": value}
+    with pytest.raises(ConfigError, match=message):
+        plan(**changes)
+
+
 def test_a_step_lists_every_parameter_that_training_reads():
     """What is not listed is not told to the script, so it could decide nothing; what decides only later is known."""
     tested = {"test_scales", "test_flip", "reduce", "pad", "multiple_of", "fill", "align_corners", "quantise"}
-    later = {"crf", "crf_image", "crf_skip"}
+    later = {"crf", "crf_image", "crf_skip", "competition"}
+    shown = {"deeplab": {*tested, "preset"}, "psl": tested, "cct": {*tested, "logits_stride"}}
     for method, own in (("deeplab", set()), ("psl", {"after", "confidence", "filter"}), ("cct", set())):
         entry = methods("segmenters")[method]
         steps = entry["x-steps"]
-        assert set(steps[f"{method}_logits"]["parameters"]) == tested
+        assert set(steps[f"{method}_logits"]["parameters"]) == shown[method]
         listed = set(steps[f"{method}_network"]["parameters"])
-        assert set(entry["properties"]) - listed - tested - later == own
+        assert set(entry["properties"]) - listed - shown[method] - later == own
 
 
 def test_the_shipped_default_has_every_method():

@@ -13,7 +13,9 @@ from camflow.errors import ConfigError, DataError, StoreError
 from camflow.models.segmenter import build_segmenter
 from camflow.refine.crf import crf_params
 from camflow.segment import files
-from camflow.segment.predict import TestParams, label_of, predict_photo, upsample
+from camflow.segment import labels as labelling
+from camflow.segment.labels import label_of, upsample
+from camflow.segment.predict import TestParams, predict_photo
 from camflow.store import Store, StoreWriter
 from tests.golden.loader import fill_by_rule, golden
 from tests.localize.photos import CLASSES, Photos
@@ -221,14 +223,14 @@ def test_logits_come_back(tmp_path, align_corners):
     for image_id, size in zip(catalog.ids, catalog.sizes, strict=True):
         scores = predict_photo(Net(), catalog.image(image_id), params)
         full = bilinear(scores, params.canvas(size), align_corners)[:, : size[0], : size[1]]
-        stored = files.read_logits(store, image_id, size)
+        stored = labelling.read_logits(store, image_id, size)
         assert store.read(image_id).dtype == np.float16 and stored.dtype == np.float32
         gap = full - full.max(axis=0)
         np.testing.assert_allclose(stored - stored.max(axis=0), gap, rtol=0, atol=0.02)  # 2^-11 of up to 32
     with pytest.raises(DataError, match="image 'i01': its logits are for 33x47 pixels, the photo has 33x48"):
-        files.read_logits(store, "i01", (33, 48))
+        labelling.read_logits(store, "i01", (33, 48))
     with pytest.raises(StoreError, match="has no image 'i09'"):
-        files.read_logits(store, "i09", (33, 47))
+        labelling.read_logits(store, "i09", (33, 47))
 
 
 def test_float16_keeps_close_decisions_of_large_logits():
@@ -242,8 +244,44 @@ def test_uint8_keeps_probabilities(tmp_path):
     store = logit_store(tmp_path / "logits.h5", catalog, params, quantise="uint8")
     probabilities = scipy.special.softmax(predict_photo(Net(), catalog.image("i01"), params), axis=0)
     assert store.read("i01").dtype == np.uint8
-    assert abs(np.exp(files.dequantise(store.read("i01"))) - probabilities).max() <= 0.5 / 255 + 1e-6
-    assert np.exp(files.dequantise(np.zeros((2, 1, 1), np.uint8))).ravel().tolist() == pytest.approx([1e-5] * 2)
+    assert abs(np.exp(labelling.dequantise(store.read("i01"))) - probabilities).max() <= 0.5 / 255 + 1e-6
+    assert np.exp(labelling.dequantise(np.zeros((2, 1, 1), np.uint8))).ravel().tolist() == pytest.approx([1e-5] * 2)
+
+
+class Whole(Net):
+    """Logits at the size of the photo, such as CCT's."""
+
+    def forward(self, x):
+        return nn.functional.interpolate(super().forward(x), size=x.shape[2:], mode="bilinear")
+
+
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_logits_of_a_coarser_grid(tmp_path, align_corners):
+    catalog, params = Photos(3), TestParams(multiple_of=8, align_corners=align_corners)
+    whole = logit_store(tmp_path / "whole.h5", catalog, params, Whole())
+    same = logit_store(tmp_path / "same.h5", catalog, params, Whole(), stride=1)
+    coarse = logit_store(tmp_path / "coarse.h5", catalog, params, Whole(), stride=4)
+    for image_id, size in zip(catalog.ids, catalog.sizes, strict=True):
+        assert np.array_equal(same.read(image_id), whole.read(image_id))
+        assert whole.read(image_id).shape[1:] == params.canvas(size)
+        scores = predict_photo(Whole(), catalog.image(image_id), params)
+        blocks = scores.reshape(6, scores.shape[1] // 4, 4, scores.shape[2] // 4, 4).mean(axis=(2, 4))
+        np.testing.assert_allclose(
+            coarse.read(image_id).astype(float), blocks - blocks.max(axis=0), rtol=1e-3, atol=1e-3
+        )
+        full = bilinear(coarse.read(image_id).astype(float), params.canvas(size))[:, : size[0], : size[1]]
+        np.testing.assert_allclose(labelling.read_logits(coarse, image_id, size), full, atol=1e-4)
+        labels = [label_of(labelling.read_logits(store, image_id, size)) for store in (whole, coarse)]
+        assert (labels[0] == labels[1]).mean() > 0.9  # labels of noise change every few pixels
+    with pytest.raises(ConfigError, match="logits_stride: needs at least one cell, not 0"):
+        logit_store(tmp_path / "x.h5", catalog, params, stride=0)
+
+
+def test_a_part_of_a_stride_is_a_cell(tmp_path):
+    catalog = Photos(2)  # of odd sizes
+    coarse = logit_store(tmp_path / "coarse.h5", catalog, TestParams(), Whole(), stride=4)
+    for image_id, size in zip(catalog.ids, catalog.sizes, strict=True):
+        assert coarse.read(image_id).shape[1:] == tuple(-(-n // 4) for n in size)
 
 
 def test_what_cannot_be_written(tmp_path):
@@ -269,8 +307,8 @@ def test_labels_are_the_arg_max(tmp_path):
     catalog, params = Photos(4), TestParams(multiple_of=16)
     store = logit_store(tmp_path / "logits.h5", catalog, params)
     keep = {image_id: np.array([1, 1, 0, 0, 1, n % 2], bool) for n, image_id in enumerate(catalog.ids)}
-    everything = label_store(tmp_path / "all.h5", files.label_logits, store, catalog)
-    filtered = label_store(tmp_path / "kept.h5", files.label_logits, store, catalog, keep=keep)
+    everything = label_store(tmp_path / "all.h5", labelling.label_logits, store, catalog)
+    filtered = label_store(tmp_path / "kept.h5", labelling.label_logits, store, catalog, keep=keep)
     for image_id, size in zip(catalog.ids, catalog.sizes, strict=True):
         full = bilinear(store.read(image_id).astype(float), params.canvas(size))[:, : size[0], : size[1]]
         first, second = np.sort(full, axis=0)[[-1, -2]]
@@ -281,7 +319,11 @@ def test_labels_are_the_arg_max(tmp_path):
         assert (everything.read(image_id) != only).any()
     with pytest.raises(DataError, match="image 'i03': has no entry in the class filter"):
         label_store(
-            tmp_path / "x.h5", files.label_logits, store, catalog, keep={i: keep[i] for i in catalog.ids if i != "i03"}
+            tmp_path / "x.h5",
+            labelling.label_logits,
+            store,
+            catalog,
+            keep={i: keep[i] for i in catalog.ids if i != "i03"},
         )
 
 
@@ -292,7 +334,7 @@ def test_labels_are_the_arg_max(tmp_path):
 def test_crf_of_deeplab(scene):
     arrays = golden("irn_labels")
     logits = np.log(arrays[f"deeplab_{scene}_prob"]) + 7  # a softmax does not see the constant
-    labels = files.crf_label(lambda: arrays[f"image_{scene}"], logits, DEEPLAB)
+    labels = labelling.crf_label(lambda: arrays[f"image_{scene}"], logits, DEEPLAB)
     assert (labels != arrays[f"deeplab_{scene}_marginals"].argmax(axis=0)).mean() <= 0.005
     assert labels.dtype == np.uint8
 
@@ -312,8 +354,8 @@ def scene_of(n_labels, probable, tiny, seed=0):
 
 def test_leaving_out_improbable_labels_changes_nothing():
     photo, logits = scene_of(21, probable=(0, 4, 17), tiny=1e-5)
-    reduced = files.crf_label(lambda: photo, logits, DEEPLAB)
-    assert np.array_equal(reduced, files.crf_label(lambda: photo, logits, DEEPLAB, share=0))
+    reduced = labelling.crf_label(lambda: photo, logits, DEEPLAB)
+    assert np.array_equal(reduced, labelling.crf_label(lambda: photo, logits, DEEPLAB, share=0))
     assert np.unique(reduced).tolist() == [0, 4, 17]
     assert (reduced != logits.argmax(axis=0)).any()
 
@@ -321,15 +363,15 @@ def test_leaving_out_improbable_labels_changes_nothing():
 def test_labels_below_the_share_are_left_out(tmp_path, monkeypatch):
     entering = []
 
-    def counting(image, unary, params, whole=files.dense_crf):
+    def counting(image, unary, params, whole=labelling.dense_crf):
         entering.append(len(unary))
         return whole(image, unary, params)
 
-    monkeypatch.setattr(files, "dense_crf", counting)
+    monkeypatch.setattr(labelling, "dense_crf", counting)
     photo, logits = scene_of(6, probable=(0, 4), tiny=1e-5)
     logits[2, 5, 5] = np.log(2e-3)
-    for share in (files.SHARE, 3e-3, 0):
-        files.crf_label(lambda: photo, logits, DEEPLAB, share=share)
+    for share in (labelling.SHARE, 3e-3, 0):
+        labelling.crf_label(lambda: photo, logits, DEEPLAB, share=share)
     assert entering == [3, 2, 6]
 
     class Known(Photos):
@@ -343,32 +385,34 @@ def test_labels_below_the_share_are_left_out(tmp_path, monkeypatch):
         size = photo.shape[:2]
         writer.write("x", files.QUANTISE["float16"](logits), size=size, canvas=size, align_corners=False)
     for options in ({}, {"share": 3e-3}, {"share": 0}):
-        label_store(tmp_path / "crf.h5", files.crf_logits, Store(tmp_path / "logits.h5"), Known(), DEEPLAB, **options)
+        label_store(
+            tmp_path / "crf.h5", labelling.crf_logits, Store(tmp_path / "logits.h5"), Known(), DEEPLAB, **options
+        )
     assert entering == [3, 2, 6] * 2
 
 
 def test_one_label_needs_no_photo():
     logits = np.full((4, 5, 6), -30, np.float32)
     logits[2] = 0
-    assert (files.crf_label(None, logits, DEEPLAB) == 2).all()
-    assert (files.crf_label(None, logits, DEEPLAB, keep=np.array([0, 0, 0, 1], bool)) == 3).all()
+    assert (labelling.crf_label(None, logits, DEEPLAB) == 2).all()
+    assert (labelling.crf_label(None, logits, DEEPLAB, keep=np.array([0, 0, 0, 1], bool)) == 3).all()
 
 
 def test_filtered_labels_do_not_enter_the_crf():
     photo, logits = scene_of(6, probable=(0, 2, 5), tiny=0.01)
     keep = np.array([1, 1, 0, 1, 1, 1], bool)
-    labels = files.crf_label(lambda: photo, logits, DEEPLAB, keep=keep)
-    assert (files.crf_label(lambda: photo, logits, DEEPLAB) == 2).any()
+    labels = labelling.crf_label(lambda: photo, logits, DEEPLAB, keep=keep)
+    assert (labelling.crf_label(lambda: photo, logits, DEEPLAB) == 2).any()
     banned = logits.copy()
     banned[2] = -np.inf
-    assert np.array_equal(labels, files.crf_label(lambda: photo, banned, DEEPLAB))
+    assert np.array_equal(labels, labelling.crf_label(lambda: photo, banned, DEEPLAB))
     assert not (labels == 2).any() and (labels == 5).any()
 
 
 def test_the_wrapped_image():
     photo = np.stack(np.broadcast_arrays(*np.ogrid[:256, :3, :3])[:1] * 3, axis=-1)[:, :, 0].astype(np.uint8)
     photo[..., 1], photo[..., 2] = photo[::-1, :, 1], np.roll(photo[..., 2], 50, axis=0)
-    wrapped = files.wrapped_image(photo)
+    wrapped = labelling.wrapped_image(photo)
     for row in range(256):
         for channel, mean in enumerate((104.008, 116.669, 122.675)):
             assert wrapped[row, 1, channel] == int(int(photo[row, 1, 2 - channel]) - mean) & 0xFF
@@ -389,9 +433,9 @@ def test_what_the_crf_sees():
     crf.addPairwiseGaussian(sxy=1, compat=3)
     crf.addPairwiseBilateral(sxy=67, srgb=3, rgbim=wrapped, compat=4)
     expected = np.array(crf.inference(10)).argmax(axis=0).reshape(48, 64)
-    labels = files.crf_label(lambda: photo, logits, DEEPLAB, image="legacy_wrap")
+    labels = labelling.crf_label(lambda: photo, logits, DEEPLAB, image="legacy_wrap")
     assert (labels != expected).mean() < 0.005
-    assert (files.crf_label(lambda: photo, logits, DEEPLAB) != expected).mean() > 0.2
+    assert (labelling.crf_label(lambda: photo, logits, DEEPLAB) != expected).mean() > 0.2
 
 
 def test_crf_of_a_store(tmp_path):
@@ -399,11 +443,11 @@ def test_crf_of_a_store(tmp_path):
     store = logit_store(tmp_path / "logits.h5", catalog, TestParams(multiple_of=8))
     keep = {image_id: np.array([1, 0, 1, 1, 0, 1], bool) for image_id in catalog.ids}
     options = {"image": "legacy_wrap", "share": 1e-4, "keep": keep}
-    labels = label_store(tmp_path / "crf.h5", files.crf_logits, store, catalog, DEEPLAB, **options)
+    labels = label_store(tmp_path / "crf.h5", labelling.crf_logits, store, catalog, DEEPLAB, **options)
     for image_id, size in zip(catalog.ids, catalog.sizes, strict=True):
-        logits = files.read_logits(store, image_id, size)
+        logits = labelling.read_logits(store, image_id, size)
         one = {**options, "keep": keep[image_id]}
-        expected = files.crf_label(lambda i=image_id: catalog.image(i), logits, DEEPLAB, **one)
+        expected = labelling.crf_label(lambda i=image_id: catalog.image(i), logits, DEEPLAB, **one)
         assert np.array_equal(labels.read(image_id), expected)
         assert not np.isin(expected, (1, 4)).any()
     for wrong, message in (
@@ -414,7 +458,7 @@ def test_crf_of_a_store(tmp_path):
     ):
         arguments = {"params": DEEPLAB, **wrong}
         with pytest.raises(ConfigError, match=message):
-            files.crf_logits(store, catalog, writer=None, **arguments)
+            labelling.crf_logits(store, catalog, writer=None, **arguments)
 
 
 @pytest.mark.long
@@ -423,6 +467,6 @@ def test_files_do_not_depend_on_the_number_of_processes(tmp_path):
     store = logit_store(tmp_path / "logits.h5", catalog, TestParams())
     digests = set()
     for jobs in (1, 2):
-        label_store(tmp_path / f"{jobs}.h5", files.crf_logits, store, catalog, DEEPLAB, jobs=jobs)
+        label_store(tmp_path / f"{jobs}.h5", labelling.crf_logits, store, catalog, DEEPLAB, jobs=jobs)
         digests.add(hashlib.sha256((tmp_path / f"{jobs}.h5").read_bytes()).hexdigest())
     assert len(digests) == 1

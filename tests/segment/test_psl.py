@@ -8,17 +8,16 @@ import torch
 
 from camflow.errors import ConfigError, DataError
 from camflow.models.segmenter import load_segmenter
-from camflow.segment.predict import label_of
+from camflow.segment.labels import kept_channels, label_of
 from camflow.segment.psl import (
     REDUCTIONS,
     VARIANTS,
     class_weights,
-    kept_channels,
     online_labels,
     psl_losses,
 )
 from camflow.train.psl import PslParams, PslSamples, PslTask, train_psl
-from camflow.train.segment import PRESETS, SegmentParams
+from camflow.train.segment import PRESETS, SegmentParams, SegmentSamples
 from tests.golden.loader import golden
 from tests.train.test_irn_train import FakeCatalog
 
@@ -79,6 +78,20 @@ def test_the_loss_by_hand():
     terms = psl_losses(probabilities.log()[None, :, None], labels, online)
     assert terms["labels"].item() == pytest.approx(-np.log(0.3))
     assert terms["online"].item() == pytest.approx(-(np.log(0.5) + np.log(0.2)) / 2)
+
+
+def test_padding_has_no_online_label():
+    """Three pixels of one photo and one of another; what is outside has the largest errors."""
+    shares = torch.tensor([[[0.5, 0.9, 0.1]], [[0.25, 0.9, 0.9]]], dtype=torch.float64)[:, None]
+    logits = torch.cat([shares, 1 - shares], dim=1).log()  # (2, 2, 1, 3)
+    labels = torch.full((2, 1, 3), 255, dtype=torch.uint8)
+    online = torch.zeros(2, 1, 3, dtype=torch.int64)
+    inside = torch.tensor([[[1, 1, 0]], [[1, 0, 0]]], dtype=torch.uint8)
+    pooled = psl_losses(logits, labels, online, "pooled", inside)["online"].item()
+    assert pooled == pytest.approx(-np.log(0.5 * 0.9 * 0.25) / 3)
+    per_image = psl_losses(logits, labels, online, "per_image", inside)["online"].item()
+    assert per_image == pytest.approx(-(np.log(0.5 * 0.9) / 2 + np.log(0.25)) / 2)
+    assert psl_losses(logits, labels, online, "pooled", 0 * inside)["online"].item() == 0
 
 
 def test_absent_classes_can_never_be_online_labels():
@@ -212,6 +225,21 @@ def test_what_are_no_confidences_is_named(values):
         samples.sample(1, np.random.default_rng(0))
 
 
+def test_samples_say_what_is_photo():
+    catalog = Squares(2)
+    height, width = catalog.image(catalog.ids[0]).shape[:2]
+    for crop in (height + 9, height - 9):
+        params = PslParams(**{**SMALL, "crop": crop})
+        samples = PslSamples(catalog, catalog, confident(catalog), params, (0.9,) * 3, (0.25,) * 3)
+        plain = SegmentSamples(catalog, catalog, params, (0.9,) * 3, (0.25,) * 3)
+        sample, other = (one.sample(0, np.random.default_rng(1)) for one in (samples, plain))
+        assert torch.equal(sample["image"], other["image"]) and torch.equal(sample["label"], other["label"])
+        assert sample["inside"].sum() == min(height, crop) * min(width, crop)
+        # No photo here has the mean colour, so what is 0 in all channels is padding.
+        assert torch.equal(sample["inside"].bool(), (sample["image"] != 0).any(dim=0))
+        assert (sample["label"][sample["inside"] == 0] == 255).all()
+
+
 @pytest.mark.parametrize("scales", [(1.0,), (1.0, 0.5)])
 def test_the_step_is_the_sum_over_scales(scales):
     catalog, params = Squares(4), PslParams(**SMALL, train_scales=scales)
@@ -230,7 +258,8 @@ def test_the_step_is_the_sum_over_scales(scales):
     for logits in task.outputs(batch["image"]).values():
         rows = (np.arange(logits.shape[2]) * 2 + 1) * 48 // (2 * logits.shape[2])  # centres of cells
         labels = batch["label"][:, rows][:, :, rows]
-        terms = psl_losses(logits, labels, online_labels(logits, weights))
+        inside = batch["inside"][:, rows][:, :, rows]
+        terms = psl_losses(logits, labels, online_labels(logits, weights), inside=inside)
         expected = {name: value + terms[name].item() for name, value in expected.items()}
     for name, value in expected.items():
         assert logs[f"{name}_term"].item() == pytest.approx(value, rel=1e-5)

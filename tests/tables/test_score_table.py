@@ -49,6 +49,26 @@ def test_predictions_with_and_without_crf_are_told_apart():
     assert not {"CRF", "selected on"} & set(scores_table(SCORES, {}).columns)
 
 
+def test_how_a_network_started_and_was_shown_photos():
+    made = {"kind": "masks", "miou": 0.5, "conditions": {"n_images": 6}}
+    three = {"init": "classifier", "test_scales": [1.0, 0.75, 0.5], "test_flip": False, "reduce": "max_logit"}
+    views = {
+        "a": ({}, "1 0.75 0.5 max_logit"),
+        "b": ({"test_flip": True, "reduce": "mean_prob"}, "1 0.75 0.5 mean_prob flip"),
+        "c": ({"test_scales": [1.0]}, "1"),
+        "d": ({"test_scales": [1.0], "test_flip": True}, "1 max_logit flip"),
+    }
+    scores = {
+        f"d/p/cam/crf/{name}/score.val.json": {**made, "conditions": {"n_images": 6, **three, **changes}}
+        for name, (changes, _) in views.items()
+    }
+    table = scores_table({**SCORES, **scores}, {}).set_index("segmenter")
+    assert table.loc[list(views), "test"].to_dict() == {name: shown for name, (_, shown) in views.items()}
+    assert set(table.loc[list(views), "init"]) == {"classifier"}
+    assert set(table.loc[[""], "test"]) == set(table.loc[[""], "init"]) == {""}
+    assert not {"init", "test"} & set(scores_table(SCORES, {}).columns)
+
+
 def test_the_columns_of_published_values_are_always_there():
     assert {"published %", "source"} <= set(scores_table(SCORES, {}).columns)
 

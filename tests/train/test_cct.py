@@ -335,13 +335,21 @@ def test_the_choice_of_labelled_images_is_stable():
     few, many = (choose_labelled(ids, n, 0) for n in (20, 50))
     assert len(few) == 20 and few == sorted(few) and set(few) < set(many) < set(ids)
     assert choose_labelled(ids[::-1], 20, 0) == few
-    assert choose_labelled(ids, 0.1, 0) == few
+    assert choose_labelled(ids, 0.1, 0) == choose_labelled(ids, 20.0, 0) == few
     assert choose_labelled(ids, 20, 1) != few
     more = choose_labelled([*ids, *(f"new{i}" for i in range(5))], 20, 0)
     assert len(set(few) - set(more)) <= 5 and set(more) - set(few) <= {f"new{i}" for i in range(5)}
 
 
-@pytest.mark.parametrize("labelled", [0, 200, 201, 1.0, 0.0, 1.5, 0.9999])
+def test_labelled_images_can_be_listed(tmp_path):
+    listed = tmp_path / "ids.txt"
+    listed.write_text("img7\n\n img12 \nimg7\n")
+    assert choose_labelled([f"img{i}" for i in range(20)], str(listed), 0) == ["img12", "img7"]
+    with pytest.raises(ConfigError, match=r"labelled: .*lost.txt cannot be read"):
+        choose_labelled(["a", "b"], str(tmp_path / "lost.txt"), 0)
+
+
+@pytest.mark.parametrize("labelled", [0, 1, -3, 200, 201, 1.0, 0.0, 1.5, 0.9999])
 def test_there_must_be_images_of_both_kinds(labelled):
     with pytest.raises(ConfigError, match="labelled"):
         choose_labelled([f"img{i}" for i in range(200)], labelled, 0)
@@ -389,6 +397,7 @@ def test_wrong_images_are_named():
 def test_released_defaults():
     params = CctParams()
     assert len(params.kinds) == 30
+    assert CctParams(decoders={"vat": 1}).kinds == ["vat"]  # what is not named is not there
     assert (params.epochs, params.batch_size, params.crop, params.scale) == (80, 10, 320, (200, 800))
     assert (params.consistency, params.consistency_weight, params.weak_weight, params.vat_xi) == ("mse", 30, 0.4, 1e-6)
     task = make_task()
@@ -432,7 +441,7 @@ def test_a_crop_between_the_strides_is_refused():
 def train(folder, catalog=None, **changes):
     folder.mkdir(exist_ok=True)
     catalog = catalog or Squares(11)
-    options = {name: changes.pop(name) for name in ("labelled_ids", "catalog_val") if name in changes}
+    options = {name: changes.pop(name) for name in ("catalog_val",) if name in changes}
     return train_cct(
         catalog,
         TrueMasks(catalog),
@@ -456,9 +465,10 @@ def rows_of(folder):
 @pytest.mark.long
 def test_it_learns_and_writes(tmp_path):
     catalog = Squares(11)
+    (tmp_path / "ids.txt").write_text("\n".join([*catalog.ids[:3], ""]))
     network = train(
         tmp_path / "run", catalog, epochs=30, width=8, evaluate_every=10, seed=3, use_weak_labels=True, lr=0.1,
-        schedule="constant", last_relu=False, catalog_val=catalog, select="best", labelled_ids=catalog.ids[:3],
+        schedule="constant", last_relu=False, catalog_val=catalog, select="best", labelled=str(tmp_path / "ids.txt"),
     )  # fmt: skip
     rows = rows_of(tmp_path / "run")
     terms = {f"train_{name}" for name in ("loss", "supervised", "consistency", "weak")}

@@ -27,6 +27,7 @@ def trained(project: Project) -> tuple[bytes, bytes]:
     return tuple(stored(project, f"parts/plain/{name}").read_bytes() for name in ("classifier.pt", "training.csv"))
 
 
+@pytest.mark.long
 def test_killed_training_resumes_and_ends_in_the_same_bits(finished, tmp_path):
     wanted = "results/parts/plain/classifier.pt"
     projects = []
@@ -62,6 +63,7 @@ def test_killed_training_resumes_and_ends_in_the_same_bits(finished, tmp_path):
     assert not [*scratch.glob("*epoch-*"), *scratch.glob(".*")]
 
 
+@pytest.mark.long
 def test_a_mark_on_a_finished_file_does_not_keep_the_rest_from_being_made(finished, copy):
     tools.mark_incomplete(copy, stored(copy, f"{NONE}/masks.val.h5"))
     forget(copy, f"{NONE}/score.val.json")

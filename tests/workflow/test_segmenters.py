@@ -17,7 +17,8 @@ from camflow.store import Store
 PLAIN = TINY["classifiers"]["plain"]
 SMALL = {
     "backbone": "tiny", "width": 4, "rates": [1, 2], "freeze_bn": False, "epochs": 1, "batch_size": 4,
-    "accumulate": 1, "crop": 48, "scale": [1.0], "train_scales": [1.0], "test_scales": [1.0], "crf": "psa",
+    "accumulate": 1, "crop": 48, "scale": [1.0], "train_scales": [1.0], "test_scales": [1.0], "pad": None,
+    "crf": "psa",
 }  # fmt: skip
 PSL = {"method": "psl", "confidence": "plain", "architecture": "deeplab_v2", **SMALL}
 DECODERS = dict.fromkeys(

@@ -121,6 +121,7 @@ def test_parts_seeds_compares_every_localizer_on_three_classifiers(project):
     assert planned["cluster_lpcam"] == 3 * 2  # both variants share the clusters of each classifier
 
 
+@pytest.mark.long
 def test_parts_refiners_refines_four_kinds_of_maps_on_three_classifiers(embedded):
     planned = embedded.planned("--configfile", "config/parts_refiners.yaml")
     assert (planned["train_plain"], planned["train_seam"]) == (3, 3)
@@ -140,6 +141,7 @@ def test_parts_segmenters_trains_every_network_and_scores_where_it_did_not_train
     assert planned["refine_gt"] == 2 and "localize_none" not in planned
 
 
+@pytest.mark.long
 def test_voc12_mini_refiners_learn_from_their_own_split(project):
     planned = project.planned("--configfile", "config/voc12_mini.yaml", "config/voc12_mini_refiners.yaml")
     assert (planned["train_plain"], planned["train_seam"], planned["train_irn"], planned["train_psa"]) == (1, 1, 4, 4)
@@ -149,6 +151,7 @@ def test_voc12_mini_refiners_learn_from_their_own_split(project):
     assert len(lists[2]) == 100 and lists[2] <= lists[0] and not lists[2] & lists[1]
 
 
+@pytest.mark.long
 def test_coco14_asks_for_its_folder(project):
     run = project.snakemake("-n", "--configfile", "config/coco14.yaml", check=False)
     text = run.stdout + run.stderr

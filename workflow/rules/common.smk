@@ -8,7 +8,7 @@ from camflow.errors import CamflowError
 from camflow.plan import views
 from camflow.plan.config import instances, section_of
 from camflow.plan.plan import KINDS, Plan
-from camflow.plan.recipe import STUDIES
+from camflow.plan.recipe import NETWORKS, STUDIES
 
 # Jobs find the library beside the Snakefile, installed or not.
 views.export_library(ROOT)
@@ -67,8 +67,12 @@ def named(kind, method):
 
 
 def goal_of(stem, suffix, wildcards):
-    """The target and shard that wildcards name (a study names its stem itself); refuses keys that config, code and data no longer give."""
-    return PLAN.asked({key: str(value) for key, value in wildcards.items()}, stem or wildcards.study, suffix)
+    """The target and shard that wildcards name; refuses keys that config, code and data no longer give.
+
+    A rule for several stems gives a function of the wildcards in place of one.
+    """
+    stem = stem(wildcards) if callable(stem) else stem
+    return PLAN.asked({key: str(value) for key, value in wildcards.items()}, stem, suffix)
 
 
 def reads(stem, suffix=None):
@@ -154,8 +158,8 @@ def shards_of(stem):
 
 @plainly
 def scores(wildcards):
-    """Every score of the configured recipes."""
-    return [ancient(PLAN.path(goal)) for goal in PLAN.scores()]
+    """Every score that a table shows."""
+    return [ancient(PLAN.path(goal)) for goal in PLAN.scores_of(wildcards.table)]
 
 
 @plainly

@@ -3,9 +3,14 @@
 TABLE_STUDIES = "amplification|loss_surface|climb|tsne|sensitivity"
 
 
+def of_study(wildcards):
+    """Stem of the table and the figure of a study."""
+    return wildcards.study
+
+
 rule study:
     input:
-        unpack(reads(None, ".csv")),
+        unpack(reads(of_study, ".csv")),
     output:
         table=f"{DEPTH['localizer']}/{{study}}.{{split}}-{{token}}.csv",
     log:
@@ -20,7 +25,7 @@ rule study:
     resources:
         gpu=PLAN.gpus,
     params:
-        job=job(None, ".csv"),
+        job=job(of_study, ".csv"),
     script:
         "../scripts/study_{wildcards.study}.py"
 
@@ -76,7 +81,7 @@ rule study_errors:
 
 rule plot_study:
     input:
-        unpack(reads(None, ".png")),
+        unpack(reads(of_study, ".png")),
     output:
         figure=f"{DEPTH['localizer']}/{{study}}.{{split}}-{{token}}.png",
     log:
@@ -86,7 +91,7 @@ rule plot_study:
     conda:
         "../../envs/camflow.yaml"
     params:
-        job=job(None, ".png"),
+        job=job(of_study, ".png"),
     script:
         "../scripts/plot_study.py"
 

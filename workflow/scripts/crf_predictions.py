@@ -1,7 +1,7 @@
 """Label maps of a segmentation network after a fully connected CRF."""
 
 from camflow.plan import job
-from camflow.segment.tasks import crf_task
+from camflow.segment.label_tasks import crf_task
 
 
 def main(snakemake):

@@ -9,5 +9,10 @@ from camflow.store import Store
 
 with job.start(snakemake) as task, tempfile.TemporaryDirectory() as folder:
     predictions = Store(task.input.predictions_crf, stage="masks")
-    export_voc(predictions, f"{folder}/voc", split=Catalog(task.input.catalog).split)
+    export_voc(
+        predictions,
+        f"{folder}/voc",
+        competition=task.parameters["competition"],
+        split=Catalog(task.input.catalog).split,
+    )
     pack(f"{folder}/voc", task.output.archive)

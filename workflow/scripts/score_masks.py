@@ -6,7 +6,7 @@ from camflow.data.catalog import Catalog
 from camflow.evaluate.scores import ScoreParams, score_masks
 from camflow.params import from_config
 from camflow.plan import job
-from camflow.segment.selection import selection
+from camflow.segment.selection import conditions
 from camflow.store import Store, write_json
 
 with job.start(snakemake) as task:
@@ -17,6 +17,6 @@ with job.start(snakemake) as task:
     with tqdm(total=len(catalog.ids), desc=task.target, unit="image") as bar:
         score = score_masks(masks, catalog, params, progress=bar.update)
     score["threshold"] = masks.meta.get("threshold")
-    # A network chosen by its validation score says so wherever it is scored.
-    score["conditions"] |= selection(masks.meta)
+    # What a network started from, how it was chosen and tested moves its score, so each score says it.
+    score["conditions"] |= conditions(masks.meta)
     write_json(task.output.score, {**score, **task.envelope()})

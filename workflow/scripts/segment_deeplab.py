@@ -1,7 +1,7 @@
 """Label maps of DeepLab: the arg-max of its logits."""
 
 from camflow.plan import job
-from camflow.segment.tasks import label_task
+from camflow.segment.label_tasks import label_task
 
 
 def main(snakemake):

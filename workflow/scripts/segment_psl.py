@@ -1,7 +1,7 @@
 """Label maps of PSL: the arg-max among the classes that a classifier believes in."""
 
 from camflow.plan import job
-from camflow.segment.tasks import label_task
+from camflow.segment.label_tasks import label_task
 
 
 def main(snakemake):

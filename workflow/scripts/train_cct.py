@@ -1,8 +1,8 @@
 """Train a segmentation network by cross-consistency from a few true masks and pseudo-masks."""
 
 from camflow.plan import job
+from camflow.train.cct_files import train_cct_files
 from camflow.train.launch import launch
-from camflow.train.segment_files import train_cct_files
 
 
 def main(snakemake):

@@ -2,7 +2,7 @@
 
 from camflow.plan import job
 from camflow.train.launch import launch
-from camflow.train.segment_files import train_psl_files
+from camflow.train.psl_files import train_psl_files
 
 
 def main(snakemake):

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from camflow.data.readers.base import (
+    IGNORE,
     IMAGE_SUFFIXES,
     FolderIndex,
     Reader,
@@ -50,6 +51,10 @@ class FolderReader(Reader):
     Layouts: ``folders`` is ``root/SPLIT/CLASS/*.jpg``, where the id is ``CLASS/stem``; ``table`` is a CSV of
     ``id,path,class[,split]``; ``cub`` is the file set of CUB-200 (``images.txt`` ...), where the id is the photo's
     path below ``images`` without extension; ``wsol`` is the metadata of the WSOL benchmark, where it is the path.
+
+    Where a split's ``localization.txt`` of layout ``wsol`` lists masks (OpenImages) instead of boxes, its label maps are
+    drawn from them: the union of an image's masks, each resized to the photo by nearest neighbour, is its class, what
+    only the ignore mask covers is to be ignored. The paths are relative to ``masks``, or to the photos' folder.
     """
 
     format = "folder"
@@ -70,6 +75,8 @@ class FolderReader(Reader):
         super().__init__(params, name)
         self._listings: dict[str, Listing] = {}
         self._box_tables: dict[Path, Table] = {}
+        self._mask_lists: dict[str, dict[str, MaskFiles] | None] = {}
+        self._prepared: str | None = None
         folder = self.params["masks"]
         self._masks = FolderIndex(self.root / folder, (".png",)) if folder else None
 
@@ -87,7 +94,24 @@ class FolderReader(Reader):
             return sorted(item.name for item in os.scandir(folder) if item.is_dir() and not item.name.startswith("."))
         if layout == "cub":
             return list(_numbered(self.root / "classes.txt").values())
+        if layout == "wsol":
+            return self._wsol_folders()
         raise ConfigError(f"dataset '{self.name}': layout {layout} needs `classes`, the class names in order")
+
+    def _wsol_folders(self) -> list[str]:
+        """The folder of each class's training photos, in the order of the class numbers."""
+        path, folders = self._metadata("train") / "class_labels.txt", {}
+        for image_id, number in (line.rsplit(",", 1) for line in _comma_lines(path)):
+            name = Path(image_id).parent.name
+            if not number.strip().isdigit() or not name or folders.setdefault(int(number), name) != name:
+                break
+        else:
+            if sorted(folders) == list(range(len(set(folders.values())))) and folders:
+                return [folders[number] for number in range(len(folders))]
+        raise ConfigError(
+            f"dataset '{self.name}': the photos in {path} do not lie in one folder a class, so the classes have no names; "
+            "give `classes`, the class names in order"
+        )
 
     @property
     def splits(self) -> tuple[str, ...]:
@@ -104,9 +128,14 @@ class FolderReader(Reader):
     def sources(self, split: str) -> Sources:
         listing = self._listing(split)
         images = {i: tuple(p for p in paths if p.is_file()) for i, paths in listing.images.items()}
-        masks = {i: self._masks.find(i)[:1] for i in listing.images} if self._masks else {}
-        labels, boxes = self._label_files(split), self._box_files(split)
-        return Sources(images, masks, {}, {}, {k: v for k, v in (("labels", labels), ("boxes", boxes)) if v})
+        labels, boxes, drawn = self._label_files(split), self._box_files(split), self._masks_of(split)
+        shared = {"labels": labels, "boxes": boxes}
+        if drawn is not None:
+            masks = {i: drawn[i].existing() if i in drawn else () for i in listing.images}
+            shared["masks"] = (self._localization(split), *labels)  # a mask is of the image's class
+        else:
+            masks = {i: self._masks.find(i)[:1] for i in listing.images} if self._masks else {}
+        return Sources(images, masks, {}, {}, {k: v for k, v in shared.items() if v})
 
     def _label_files(self, split: str) -> tuple[Path, ...]:
         layout = self.params["layout"]
@@ -125,9 +154,21 @@ class FolderReader(Reader):
             files = (self.root / "images.txt", self.root / "bounding_boxes.txt")
             return files if files[1].is_file() else ()
         if self.params["layout"] == "wsol":
-            path = self._metadata(split) / "localization.txt"
-            return (path,) if path.is_file() else ()
+            path = self._localization(split)
+            return (path,) if path.is_file() and self._masks_of(split) is None else ()
         return ()
+
+    def _localization(self, split: str) -> Path:
+        return self._metadata(split) / "localization.txt"
+
+    def _masks_of(self, split: str) -> dict[str, MaskFiles] | None:
+        """The mask files of each image of a split; None where it has boxes, or neither."""
+        if split not in self._mask_lists:
+            path = self._localization(split) if self.params["layout"] == "wsol" else None
+            has_any = path is not None and path.is_file()
+            folder = self.root / (self.params["masks"] or self.params["images"] or "")
+            self._mask_lists[split] = _wsol_masks(path, folder) if has_any else None
+        return self._mask_lists[split]
 
     def _split_folder(self, split: str) -> Path:
         value = per_split(self.params["folders"], split)
@@ -215,16 +256,24 @@ class FolderReader(Reader):
         return mask_code(self.params["mask_values"], self.class_names, self.params["other_classes"], self.name)
 
     @property
+    def renders_masks(self) -> bool:
+        """Of the split that was prepared last: OpenImages has masks where it is scored, none where it is trained on."""
+        return self._prepared is not None and self._masks_of(self._prepared) is not None
+
+    @property
     def mask_lut(self) -> np.ndarray | None:
         return self._code.lut if self._code else None
 
     def prepare(self, split: str) -> list[str]:
         problems = []
-        for load in (lambda: self._listing(split), lambda: self._boxes_of(split), lambda: self._code):
+        loads = (lambda: self._listing(split), lambda: self._masks_of(split), lambda: self._boxes_of(split))
+        for load in (*loads, lambda: self._code):
             try:
                 load()
             except (DataError, ConfigError) as error:
-                problems.append(str(error))
+                if str(error) not in problems:
+                    problems.append(str(error))
+        self._prepared = split
         return problems
 
     def _boxes_of(self, split: str) -> Table | None:
@@ -246,14 +295,34 @@ class FolderReader(Reader):
         candidates = listing.images.get(image_id, ())
         found = [path for path in candidates if path.is_file()]
         image = self.one_image(found, image_id, candidates[0].parent if candidates else self.root)
-        masks = self._masks.find(image_id) if self._masks else ()
+        drawn = self._masks_of(split)
+        masks = self._masks.find(image_id) if self._masks and drawn is None else ()
         mask = masks[0] if masks else None
         return Record(
             image_id, image, mask,
-            lambda: self._read_mask(mask),
+            lambda: self._read_mask(mask) if drawn is None else self._draw(image_id, image, split, drawn),
             lambda record: self._read_labels(image_id, split),
             lambda record: self._read_boxes(record, split),
         )  # fmt: skip
+
+    def _draw(self, image_id: str, image: Path, split: str, drawn: Mapping[str, MaskFiles]) -> np.ndarray:
+        """The label map uint8 (H, W) of an image's masks."""
+        from camflow.data.images import open_image
+
+        files = drawn.get(image_id)
+        if files is None:
+            raise DataError(f"image '{image_id}': no mask in {self._localization(split)}; add one")
+        present = np.flatnonzero(self._read_labels(image_id, split))
+        if present[0] + 1 >= IGNORE:
+            raise DataError(f"image '{image_id}': its class is number {present[0] + 1}, a label map holds {IGNORE - 1}")
+        size = open_image(image).shape[:2]
+        objects = np.zeros(size, bool)
+        for path in files.objects:
+            objects |= _binary_mask(path, size)
+        labels = np.where(objects, present[0] + 1, 0).astype(np.uint8)
+        if files.ignore is not None:
+            labels[_binary_mask(files.ignore, size) & ~objects] = IGNORE
+        return labels
 
     def _read_labels(self, image_id: str, split: str) -> np.ndarray:
         names = self._listing(split).names[image_id]
@@ -301,6 +370,48 @@ def _cub_boxes(path: Path, photos: Mapping[str, str]) -> Table:
             image_id = strip_suffix(photos[number], IMAGE_SUFFIXES)
             add_box(table, image_id, "", text.split(), f"image {number}", "xywh")
     return table
+
+
+@dataclass
+class MaskFiles:
+    """The masks of one image: PNG files, where a pixel that is not 0 belongs to the object, and one to ignore."""
+
+    objects: list[Path] = field(default_factory=list)
+    ignore: Path | None = None
+
+    def existing(self) -> tuple[Path, ...]:
+        """All files, or none where one is missing."""
+        files = (*self.objects, *([self.ignore] if self.ignore else []))
+        return files if all(path.is_file() for path in files) else ()
+
+
+def _wsol_masks(path: Path, folder: Path) -> dict[str, MaskFiles] | None:
+    """The lines ``id,mask.png,ignore.png`` of a localization.txt; None where it lists boxes.
+
+    An image has a line for each of its masks; the ignore mask is on the first of them, and may be lacking.
+    """
+    lines = _comma_lines(path)
+    if not any(part.strip().lower().endswith(".png") for line in lines[:1] for part in line.split(",")[1:]):
+        return None
+    masks: dict[str, MaskFiles] = {}
+    for line in lines:
+        image_id, mask, *ignore = (part.strip() for part in line.split(","))
+        if not mask.lower().endswith(".png") or len(ignore) > 1:
+            raise DataError(f"{path}: the line '{line}' is not 'id,mask.png,ignore.png'; correct it")
+        files = masks.setdefault(image_id, MaskFiles())
+        if not files.objects and any(ignore):
+            files.ignore = folder / ignore[0]
+        files.objects.append(folder / mask)
+    return masks
+
+
+def _binary_mask(path: Path, size: tuple[int, int]) -> np.ndarray:
+    """A mask file as bool (H, W), resized by nearest neighbour: row i comes from floor(i * h / H)."""
+    from camflow.data.images import open_label_map
+
+    stored = open_label_map(path)
+    rows, columns = (np.arange(n) * m // n for n, m in zip(size, stored.shape, strict=True))
+    return stored[np.ix_(rows, columns)] > 0
 
 
 def _wsol_boxes(path: Path, box_format: str) -> Table:

@@ -1,0 +1,82 @@
+"""Rules between the parameters of one instance, which a schema cannot say: refused before anything runs.
+
+A parameter without a value takes that of a preset, which is consistent in itself, so it conflicts with nothing here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+# Trunks of segmentation networks whose strides are their own.
+FIXED_STRIDE = {"resnet101_caffe": 8, "resnet50_caffe": 8, "vgg16_large_fov": 8}
+
+
+def conflicts(item: Mapping[str, Any]) -> Iterator[str]:
+    """Yield one sentence for every pair of values of an instance (defaults filled in) that cannot go together."""
+    yield from _loop(item)
+    yield from _inputs(item)
+    if item.get("method") in ("deeplab", "psl"):
+        yield from _network(item)
+    if item.get("method") == "cct":
+        yield from _cct(item)
+
+
+def _loop(item: Mapping[str, Any]) -> Iterator[str]:
+    parts, batch = item.get("accumulate"), item.get("batch_size")
+    if parts and batch and parts > batch:
+        yield f"accumulate: {parts} parts cannot be made of a batch_size of {batch}"
+    if item.get("select") == "best" and item.get("monitor") != "val":
+        yield "select: best chooses by the masks of a split; set monitor: val as well, or select: last"
+
+
+def _inputs(item: Mapping[str, Any]) -> Iterator[str]:
+    if item.get("scale_pick") == "uniform" and item.get("scale") and len(item["scale"]) != 2:
+        yield f"scale_pick: uniform draws between two factors, but scale has {len(item['scale'])}"
+    ranges = ["drop_share"] + (["scale"] if item.get("scale_pick") in (None, "uniform") else [])
+    for key in ranges:
+        bounds = item.get(key)
+        if isinstance(bounds, list) and len(bounds) == 2 and bounds[0] > bounds[1]:
+            yield f"{key}: {bounds[0]} is above {bounds[1]}; exchange them"
+    for key in ("train_scales", "test_scales"):
+        scales = item.get(key)
+        if scales and 1 not in scales:
+            yield f"{key}: 1 must be among the scales, but they are {scales}"
+        elif scales and key == "train_scales" and scales[0] != 1:
+            yield f"{key}: begin with 1; {scales} does not"
+
+
+def _network(item: Mapping[str, Any]) -> Iterator[str]:
+    preset = item.get("preset", "large_fov")  # psl has that one
+    large_fov = (item.get("architecture") or preset).startswith("large_fov")
+    trunk = item.get("backbone") or ("vgg16_large_fov" if large_fov else "resnet101_caffe")
+    if large_fov and item.get("rates") and len(item["rates"]) > 1:
+        yield f"rates: large_fov has one dilation, not {len(item['rates'])}; give one, or architecture: deeplab_v2"
+    stride = item.get("output_stride")
+    if trunk in FIXED_STRIDE and stride != FIXED_STRIDE[trunk]:
+        yield f"output_stride: {trunk} has {FIXED_STRIDE[trunk]}, not {stride}; leave it out, or take another backbone"
+    # VGG-16 without batch norms has nothing that would stay as it is drawn.
+    if (
+        item.get("weights") == "none"
+        and item.get("freeze_bn")
+        and not trunk.startswith("vgg16")
+        and not item.get("after")
+    ):
+        yield (
+            f"weights: none with freeze_bn: true leaves the batch norms of {trunk} as they are drawn, so it cannot learn; "
+            "give weights (a file for the trunks after Caffe), or freeze_bn: false"
+        )
+
+
+def _cct(item: Mapping[str, Any]) -> Iterator[str]:
+    stride, number = item.get("output_stride"), sum(item["decoders"].values())
+    if stride and item["crop"] % stride:
+        yield f"crop: {item['crop']} is no multiple of output_stride: {stride}"
+    if item.get("consistency") == "js" and item.get("confidence") is not None:
+        yield "confidence: belongs to the other consistency losses, js has none; leave one of the two out"
+    if not number:
+        yield "decoders: give at least one auxiliary decoder"
+    if item.get("decoders_per_step") and item["decoders_per_step"] > number:
+        yield f"decoders_per_step: {item['decoders_per_step']} cannot be drawn of {number} decoders"
+    if item["batch_size"] // (item.get("accumulate") or 1) < 2:
+        yield "batch_size: the pyramid pooling's batch norms need two images at a time; a larger batch, or less accumulate"

@@ -1,0 +1,1 @@
+"""Weakly-supervised action localisation in sequences of feature vectors."""
