@@ -40,6 +40,7 @@ include: "workflow/rules/refine_steps.smk"
 include: "workflow/rules/segment.smk"
 include: "workflow/rules/evaluate.smk"
 include: "workflow/rules/localization.smk"
+include: "workflow/rules/temporal.smk"
 include: "workflow/rules/study.smk"
 include: "workflow/rules/report.smk"
 

@@ -90,7 +90,7 @@ def download_voc2012(
         raise DataError(f"{target}: exists but is no finished VOC folder; move it away, or choose another folder")
     archives = Path(archives) if archives else target.with_name(f".{target.name}.archives")
     voc_file, sbd_file = (fetch(item, archives) for item in (voc or voc2012_archive(), sbd or sbd_archive()))
-    with _new_folder(target) as build:
+    with new_folder(target) as build:
         extract(voc_file, build, _voc_member, progress)
         with _scratch(target) as scratch:
             extract(sbd_file, scratch, _sbd_member, progress)
@@ -104,7 +104,7 @@ def download_voc2012(
 
 
 @contextlib.contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """A private folder that becomes ``target`` when the block succeeds and vanishes when it does not."""
     with _scratch(target) as build:
         yield build

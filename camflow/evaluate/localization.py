@@ -181,7 +181,7 @@ def box_curves_of(
             classes=np.asarray(seed.classes, np.int32),
             peaks=levels.max(axis=(1, 2)).astype(np.int32),
             cam_boxes=fixed.astype(np.int32),
-            cam_ious=np.array(ious, np.float64).reshape(-1, len(params.fractions)).T,
+            cam_ious=np.array(ious, np.float64).reshape(len(ious), len(params.fractions)).T,
         )
         if progress is not None:
             progress(1)

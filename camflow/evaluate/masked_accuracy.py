@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import cv2
@@ -30,7 +28,7 @@ from camflow.evaluate.scores import FORMAT, plain
 from camflow.localize.extract import check_classes, normalisation_table, numerics, to_views
 from camflow.localize.maps import SeedMaps
 from camflow.models.backbones import IMAGENET_MEAN, IMAGENET_STD
-from camflow.models.weights import _download, _read_file
+from camflow.models.weights import read_weights
 from camflow.refine.driver import photo_of, write_in_order
 from camflow.store import Store, StoreWriter
 
@@ -186,10 +184,7 @@ def imagenet_network(
     inception = {"transform_input": True, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
     with torch.device("meta"):  # the weights come from the file: drawing others would take longer
         model = torchvision.models.get_model(name, weights=None, **inception)
-    path = Path(weights).expanduser()
-    state = _read_file(path) if path.is_file() else _download(name, weights)
-    # DenseNet's releases are older than its code: norm.1 is called norm1 by now.
-    state = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): value for key, value in state.items()}
+    state = read_weights(name, weights)
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:

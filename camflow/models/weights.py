@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -30,13 +31,25 @@ def load_initial_weights(model: torch.nn.Module, backbone: str, weights: str) ->
     """
     if weights == "none":
         return
-    path = Path(weights).expanduser()
-    state = _read_file(path) if path.is_file() else _download(backbone, weights)
+    state = read_weights(backbone, weights)
     source = f"weights '{weights}' for backbone '{backbone}'"
     own = {name: value for name, value in model.state_dict().items() if not name.startswith("classifier.")}
     given = {our_name(name): value for name, value in state.items()}
     _require_fit(own, given, source)
     model.load_state_dict({**model.state_dict(), **{name: given[name] for name in own if name in given}})
+
+
+def read_weights(network: str, weights: str) -> Mapping[str, torch.Tensor]:
+    """Read a state dict from a file, or fetch the named release of a torchvision network.
+
+    The releases of DenseNet are older than its code: norm.1 is called norm1 by now.
+
+    Raises:
+        ConfigError: as of ``load_initial_weights``, names and shapes aside.
+    """
+    path = Path(weights).expanduser()
+    state = _read_file(path) if path.is_file() else _download(network, weights)
+    return {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", name): value for name, value in state.items()}
 
 
 def _read_file(path: Path) -> Mapping[str, Any]:

@@ -148,7 +148,11 @@ class Content:
         if self._provenance and self._untouched(split, per_facet, set(ids)):
             return made
         parts = {
-            facet: {"shared": value["shared"], "files": [[item, value["files"].get(item, [])] for item in sorted(ids)]}
+            facet: {
+                "shared": value["shared"],
+                "files": [[item, value["files"].get(item, [])] for item in sorted(ids)],
+                **value["names"],
+            }
             for facet, value in per_facet.items()
         }
         return digest(["content", split, parts])
@@ -188,6 +192,7 @@ class Content:
                 "files": {item: [found[path] for path in paths] for item, paths in per_image.items()},
                 "paths": dict(per_image),
                 "shared_paths": shared,
+                "names": {"names": [path.name for path in shared]} if facet in sources.named else {},
             }
         return self._digests[split, facet]
 

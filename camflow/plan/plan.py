@@ -28,6 +28,7 @@ from camflow.plan.recipe import (
     LEAVES,
     MAIN,
     OBJECTS,
+    OF_SEQUENCES,
     STUDIES,
     Target,
     leaf,
@@ -163,7 +164,11 @@ class Plan:
 
     def has_masks(self, dataset: str) -> bool:
         """Whether the dataset's config promises label maps to score against."""
-        return bool(self.instance("dataset", dataset).get("masks", True))
+        return bool(self.instance("dataset", dataset).get("masks", True)) and not self.is_temporal(dataset)
+
+    def is_temporal(self, dataset: str) -> bool:
+        """Whether the dataset holds sequences of features in the place of photos."""
+        return "sequences" in self._entry("dataset", dataset)["x-provides"]
 
     def has_boxes(self, dataset: str) -> bool:
         """Whether the dataset's config promises boxes to score against."""
@@ -174,6 +179,14 @@ class Plan:
         """Refuse a file that the recipe's method does not have. Raises ``RecipeError``."""
         self.check(goal.steps)
         method = self.method(goal.leaf.kind, goal.steps[-1])
+        if self.is_temporal(goal.steps[0]) and goal.leaf.stem not in OF_SEQUENCES:
+            has = [
+                item.filename("{split}") for item in LEAVES if item.kind == goal.leaf.kind and item.stem in OF_SEQUENCES
+            ]
+            raise RecipeError(
+                f"{goal.path}: '{goal.steps[0]}' holds feature sequences, not photos, so this {goal.leaf.kind} has no "
+                f"{goal.leaf.filename(goal.split)}; it has {', '.join(has)}"
+            )
         if self.is_virtual(goal.steps):
             raise RecipeError(f"{goal.path}: {goal.leaf.kind} '{goal.steps[-1]}' has no files, it only keeps its place")
         if goal.leaf.methods and method not in goal.leaf.methods:
@@ -194,7 +207,9 @@ class Plan:
             return {}
         roots: list[str | Path] = [self._script(VERBS[kind], method)]
         if kind == "dataset":
-            roots = [SCRIPTS / "check_dataset.py", f"camflow.data.readers.{self._entry(kind, name)['x-reader']}"]
+            entry = self._entry(kind, name)
+            check = [] if "x-scripts" in entry else [SCRIPTS / "check_dataset.py"]  # else it names its own
+            roots = [*check, f"camflow.data.readers.{entry['x-reader']}"]
             if self.is_made(name):
                 roots.append(self._script(VERBS[kind], method))
         if kind == "localizer":
@@ -553,7 +568,11 @@ class Plan:
         if given:
             return given if isinstance(given, int) else len(given)
         if self.is_made(dataset) and read_manifest(self.made_folder(dataset)) is None:
-            return int(self._entry("dataset", dataset)["x-classes"])
+            count = self._entry("dataset", dataset)["x-classes"]
+            if isinstance(count, dict):
+                ((key, by_value),) = count.items()
+                count = by_value[self.instance("dataset", dataset)[key]]
+            return int(count)
         return len(self.reader(dataset).class_names)
 
     # --- what a file is made from ------------------------------------------------------------------------------------
@@ -797,14 +816,14 @@ class Plan:
 
     def scores(self) -> list[Target]:
         """The scores of the configured recipes and of their parts."""
-        return [*self.mask_scores(), *self.box_scores()]
+        return [*self.mask_scores(), *self.box_scores(), *self.temporal_scores()]
 
     def mask_scores(self) -> list[Target]:
         """Of these, all but those against boxes: of classifiers, and against masks."""
         return [
             target(steps, stem, split)
             for steps in self.prefixes
-            if len(steps) == 2 or self.has_masks(steps[0])
+            if (len(steps) == 2 and not self.is_temporal(steps[0])) or self.has_masks(steps[0])
             for stem in (("score", "score_crf") if len(steps) == len(KINDS) else ("score",))
             for split in self._scored(steps)
         ]
@@ -819,6 +838,15 @@ class Plan:
             for stem in wanted["scores"]
             if (self.has_masks if stem == "pxap" else self.has_boxes)(steps[0])
             for split in wanted["splits"]
+        ]
+
+    def temporal_scores(self) -> list[Target]:
+        """The scores of the configured temporal proposals against segments."""
+        return [
+            target(steps, "detections", split)
+            for steps in self.prefixes
+            if len(steps) == 3 and self.is_temporal(steps[0])
+            for split in self._scored(steps)
         ]
 
     def _scored(self, steps: tuple[str, ...]) -> list[str]:
@@ -850,7 +878,7 @@ class Plan:
             if len(steps) == len(KINDS):
                 found.append(target(steps, "training", suffix=".png"))
             found += self.studies(steps, self.config["report"]["studies"])
-        return found
+        return [goal for goal in found if goal.leaf.stem in OF_SEQUENCES or not self.is_temporal(goal.steps[0])]
 
     def studies(self, steps: tuple[str, ...], names: Sequence[str]) -> list[Target]:
         """Table and figure of those studies that a recipe can have."""
@@ -895,7 +923,7 @@ class Plan:
             item = self._but_for_the_seed(classifier)
             seed = item.pop("seed", None)
             if seed is not None:
-                key = (dataset, json.dumps(item, sort_keys=True), *rest, goal.split)
+                key = (dataset, json.dumps(item, sort_keys=True), *rest, goal.leaf.stem, goal.split)
                 found.setdefault(key, {}).setdefault(seed, goal)
         groups = {}
         for by_seed in found.values():
@@ -921,8 +949,13 @@ class Plan:
     @property
     def tables(self) -> list[str]:
         """Names of the tables: all scores, and their spread over the classifiers' seeds where there are several."""
-        boxes = ["localization"] if self.box_scores() else []
-        return ["scores", *boxes, *(["seeds"] if self.seed_groups() else [])]
+        wanted = {
+            "scores": self.mask_scores() or not self.temporal_scores(),
+            "localization": self.box_scores(),
+            "temporal": self.temporal_scores(),
+            "seeds": self.seed_groups(),
+        }
+        return [name for name, shown in wanted.items() if shown]
 
     def table_parts(self, name: str) -> dict[str, Any]:
         """What decides a table."""
@@ -930,12 +963,14 @@ class Plan:
             raise RecipeError(f"there is no table '{name}' for this config; there is {', '.join(self.tables)}")
         scores = {goal.path: self.path(goal) for goal in self.scores_of(name)}
         parts = {"code": keys.code_digests([self._script_file("make_tables")]), "scores": scores}
-        more = {"scores": {"published": self._published}, "seeds": {"groups": self.seed_groups()}}
+        groups = {"groups": self.seed_groups()}
+        more = {"scores": {"published": self._published}, "seeds": groups, "temporal": groups}
         return {**parts, **more.get(name, {})}
 
     def scores_of(self, name: str) -> list[Target]:
         """The scores that a table shows."""
-        return {"scores": self.mask_scores, "localization": self.box_scores, "seeds": self.scores}[name]()
+        shown = {"localization": self.box_scores, "temporal": self.temporal_scores, "seeds": self.scores}
+        return shown.get(name, self.mask_scores)()
 
     def table_path(self, name: str, suffix: str) -> str:
         """Store path of a table."""

@@ -5,22 +5,29 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from camflow.plan.content import write_manifest
 
 
+def listed(folder: Path, split: str) -> list[str]:
+    """Ids of a split of a dataset in VOC layout."""
+    return (folder / "ImageSets/Segmentation" / f"{split}.txt").read_text().split()
+
+
 @contextlib.contextmanager
-def made_folder(folder: Path, splits: Sequence[str]) -> Iterator[Path]:
-    """Yield a private folder beside ``folder``; when the block ends well, list its files and rename it into place."""
+def made_folder(folder: Path, splits: Sequence[str], ids: Callable[[Path, str], list[str]] = listed) -> Iterator[Path]:
+    """Yield a private folder beside ``folder``; when the block ends well, list its files and rename it into place.
+
+    ``ids`` finds the ids of a split in the folder.
+    """
     private = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
     shutil.rmtree(private, ignore_errors=True)
     private.mkdir(parents=True)
     try:
         yield private
-        ids = {split: (private / "ImageSets/Segmentation" / f"{split}.txt").read_text().split() for split in splits}
-        write_manifest(private, ids)
+        write_manifest(private, {split: ids(private, split) for split in splits})
         # Without a manifest, what stands here is what a killed run left (or Snakemake's empty folder).
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(private, folder)

@@ -78,6 +78,12 @@ NETWORKS = (
     "vgg11", "vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn",
     "mobilenet_v2", "squeezenet1_1",
 )  # fmt: skip
+# What decides masked photos, not what is asked of the networks that they are shown to.
+MASKED = tuple(
+    f"localization.masked.{key}" for key in ("frame", "resize", "normalise", "interpolation", "binarise", "fill")
+)
+# What recipes of feature sequences have; everything else is made from photos.
+OF_SEQUENCES = frozenset({"catalog", "check", "classifier", "training", "maps", "detections"})
 # Instance masks are no facet of a dataset: only this score reads them.
 OBJECTS = "objects"
 SAMPLE = {"sections": ("report.images",), "facets": ("images", "masks")}
@@ -137,13 +143,19 @@ _COMMON = (
         reads=("catalog", "maps", "box_curves"), script="plot_boxes", sections=("report.images",),
         facets=("images", "boxes"),
     ),
+    # Proposals in time against segments, which the boxes of a dataset of sequences stand for.
+    Leaf(
+        "localizer", "detections", ".json",
+        reads=("catalog", "maps"), script="score_temporal", sections=("evaluation.temporal",),
+        facets=("labels", "boxes"), methods=("temporal_cam",),
+    ),
     # Photos masked by class-agnostic maps, and what each network recognises of them.
     Leaf(
         "localizer", "masked_images", ".h5",
-        reads=("catalog", "maps"), script="mask_images", sections=("localization.masked",), facets=("images", "labels"),
+        reads=("catalog", "maps"), script="mask_images", sections=MASKED, facets=("images", "labels"),
     ),
     Leaf("localizer", "masked_images", ".png", reads=("catalog", "maps"), script="plot_masked",
-         sections=("report.images", "localization.masked"), facets=("images",)),
+         sections=("report.images", *MASKED), facets=("images",)),
     Leaf(
         "localizer", "masked_classifier", ".json",
         reads=("catalog", "masked_images", "classifier"), script="score_masked", facets=("images", "labels"),

@@ -84,6 +84,7 @@ def localize_sequences(
     *,
     device: str | torch.device = "cpu",
     progress: Callable[[int], Any] | None = None,
+    ids: Sequence[str] | None = None,
 ) -> None:
     """Write the proposals of every video into an open ``StoreWriter(stage="proposals")``.
 
@@ -94,6 +95,7 @@ def localize_sequences(
         writer: receives per video float64 (M, 4): class index, start, end in seconds, score.
         device: where the network runs.
         progress: called with the number of videos done since its last call.
+        ids: the videos to localise in; None: all.
 
     Raises:
         DataError: the network knows other classes or another width of features.
@@ -103,7 +105,7 @@ def localize_sequences(
     device = torch.device(device)
     model = model.to(device).eval()
     with numerics(device, "float32"):
-        for video in sequences.ids:
+        for video in sequences.ids if ids is None else ids:
             sequence, attrs = sequences.read(video), sequences.attrs(video)
             if sequence.shape[1] != model.spec["features"]:
                 raise DataError(

@@ -150,6 +150,36 @@ def read_videos(params: SequenceParams) -> Listing:
     return Listing(names, videos, tuple(sorted(params.exclude)))
 
 
+def in_classes(listing: Listing, names: Sequence[str], *, drop: bool) -> Listing:
+    """The same videos with the indices of another list of classes, as a test split has that of its training split.
+
+    Args:
+        listing: the videos.
+        names: the classes, in order.
+        drop: leave out classes that are not among them, and videos without any other; else they are an error.
+
+    Raises:
+        DataError: a class is not among ``names``, or no video is left.
+    """
+    index = {name: c for c, name in enumerate(names)}
+    place = [index.get(name, -1) for name in listing.class_names]
+    videos = []
+    for video in listing.videos:
+        unknown = [listing.class_names[c] for c in video.classes if place[c] < 0]
+        if unknown and not drop:
+            raise DataError(
+                f"video '{video.id}': class '{unknown[0]}' is not among the classes{did_you_mean(unknown[0], names)}"
+            )
+        kept = video.segments[[place[int(c)] >= 0 for c in video.segments[:, 0]]]
+        kept[:, 0] = [place[int(c)] for c in kept[:, 0]]
+        classes = tuple(sorted(place[c] for c in video.classes if place[c] >= 0))
+        if classes:
+            videos.append(dataclasses.replace(video, classes=classes, segments=kept))
+    if not videos:
+        raise DataError("no video is of any of the classes; check `classes`")
+    return Listing(tuple(names), tuple(videos), listing.excluded)
+
+
 Rows = list[tuple[str, str, float, float]]  # video, class name, start, end
 
 

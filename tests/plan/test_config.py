@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from torchvision import models
 
 from camflow.data.parts import PartsParams
 from camflow.data.readers.base import COMMON_DEFAULTS, FORMATS
@@ -16,8 +17,13 @@ from camflow.data.readers.folder import FolderReader
 from camflow.data.readers.parts import PartsReader
 from camflow.data.readers.voc import VocReader
 from camflow.errors import ConfigError
+from camflow.evaluate import frames, masked_accuracy, saliency
+from camflow.evaluate.localization import CurveParams, LocalizationParams
+from camflow.evaluate.masked_accuracy import MaskedParams
+from camflow.evaluate.pxap import PxapParams
+from camflow.evaluate.saliency import SaliencyParams
 from camflow.evaluate.scores import MIOU_RULES, ScoreParams
-from camflow.localize import advcam, erasing, kmeans, lpcam, prototypes
+from camflow.localize import advcam, ensemble, erasing, kmeans, lpcam, masker, prototypes
 from camflow.localize.advcam import AdvCamParams
 from camflow.localize.cam import CamParams
 from camflow.localize.extract import PRECISIONS
@@ -27,7 +33,7 @@ from camflow.models.segmenter import ARCHITECTURES
 from camflow.params import from_config
 from camflow.plan import config as configs
 from camflow.plan.config import SECTIONS, load_config, methods, schema
-from camflow.plan.recipe import STUDIES
+from camflow.plan.recipe import MASKED, NETWORKS, STUDIES
 from camflow.refine import affinity, assemble, confident, irn, psa, walk
 from camflow.refine.crf import PUBLISHED, UNARIES, CrfParams, crf_params, params_from_config
 from camflow.segment.files import QUANTISE
@@ -35,8 +41,9 @@ from camflow.segment.label_tasks import crf_name
 from camflow.segment.labels import CRF_IMAGES
 from camflow.segment.predict import TestParams
 from camflow.segment.tasks import test_params as shown_as
-from camflow.train import settings
+from camflow.train import casm, casm_losses, settings
 from camflow.train.augment import AUGMENTATIONS
+from camflow.train.casm import CasmParams
 from camflow.train.cct import CctParams
 from camflow.train.classify import LOSSES, PlainParams
 from camflow.train.irn import IrnTrainParams
@@ -174,7 +181,7 @@ def test_defaults_are_filled_at_every_depth(load):
     found = load({"classifiers": {"plain": {"method": "plain", "augment": {"hide_and_seek": {"p": 0.1}}}}})
     plain = found["classifiers"]["plain"]
     assert plain["backbone"] == "resnet50" and plain["momentum"] == 0.9
-    assert plain["augment"] == {"hide_and_seek": {"p": 0.1, "sizes": [0, 16, 32, 44, 56]}}
+    assert plain["augment"] == {"hide_and_seek": {"p": 0.1, "sizes": [0, 16, 32, 44, 56], "fill": "mean"}}
     assert found["runtime"]["shards"] == 2
     assert found["tables"] == {"published": {}}
     assert found["segmenters"] == {}
@@ -247,7 +254,8 @@ def test_augmentations_have_the_parameters_of_their_schema():
 
 def test_cam_has_the_parameters_of_its_schema():
     rules = properties("localizers", "cam")
-    assert defaults(rules) == fields(CamParams)
+    # Photos with dropped pixels are shown so by what all localizers share, which knows no photo without.
+    assert defaults(rules) == {**fields(CamParams), "pixel_dropout": None}
     assert set(rules["precision"]["enum"]) == set(PRECISIONS)
 
 
@@ -281,6 +289,71 @@ def test_lpcam_has_the_parameters_of_its_schema():
 
 def fields_of(item, kind) -> dict:
     return {field.name: getattr(item, field.name) for field in dataclasses.fields(kind)}
+
+
+def test_casm_has_the_parameters_of_its_schema():
+    rules = properties("classifiers", "casm")
+    # A batch updates the classifier twice and cannot be taken in parts.
+    training = {key: value for key, value in fields(CasmParams).items() if key != "accumulate"}
+    launched = {"monitor", "processes", "warm_start", "preset"}
+    assert set(rules) == {*training, *launched}
+    presets = {key for preset in casm.PRESETS.values() for key in preset}
+    # A default here would replace the preset's own value.
+    assert set(rules) - set(defaults(rules)) == presets
+    # Published from ImageNet's weights, which a warm start takes the place of.
+    own = {key: value for key, value in training.items() if key not in presets}
+    assert {key: value for key, value in defaults(rules).items() if key not in launched} == {**own, "weights": "none"}
+    assert set(rules["preset"]["enum"]) == set(casm.PRESETS) and rules["preset"]["default"] == "L100"
+    assert set(rules["score"]["enum"]) == set(casm_losses.SCORES)
+    assert set(rules["loss"]["enum"]) == {casm.AUTO, *LOSSES}
+    enums = {"pooling": POOLINGS, "detach": DETACHES, **settings.CHOICES}
+    for name, values in enums.items():
+        assert set(rules[name]["enum"]) == set(values), name
+    filled = configs.fill_defaults({}, {"properties": rules})
+    for name, preset in casm.PRESETS.items():
+        found = casm.casm_from_config({**filled, "preset": name})
+        wanted = {**preset, "lambda_r": preset["lambda_r"]["entropy"]}
+        assert {key: getattr(found, key) for key in wanted} == wanted
+    assert casm.casm_from_config(filled) == CasmParams(weights="none")
+
+
+def test_masker_and_ensemble_have_the_parameters_of_their_schemas():
+    rules = properties("localizers", "masker")
+    assert defaults(rules) == fields(masker.MaskerParams)
+    assert set(rules["classes"]["enum"]) == set(masker.CLASSES)
+    rules = properties("localizers", "ensemble")
+    assert defaults(rules) == fields(ensemble.EnsembleParams)
+    assert set(rules) == {"members", "grid"} and set(rules["grid"]["enum"]) == set(ensemble.GRIDS)
+
+
+def test_localization_has_the_parameters_of_its_schema():
+    rules = schema()["properties"]["localization"]["properties"]
+    kinds = {
+        "curves": CurveParams, "reductions": LocalizationParams, "pxap": PxapParams, "saliency": SaliencyParams,
+        "masked": MaskedParams,
+    }  # fmt: skip
+    networks = {"classes": None, "weights": {}}  # not of the photos, but of the networks that see them
+    for name, kind in kinds.items():
+        found = defaults(rules[name]["properties"])
+        assert found == {**fields(kind), **({"recogniser": False} if kind is SaliencyParams else {})} | (
+            networks if kind is MaskedParams else {}
+        ), name
+        from_config(kind, found)
+    for name in ("curves", "pxap"):
+        frame = rules[name]["properties"]
+        assert set(frame["frame"]["enum"]) == set(frames.KINDS)
+        assert set(frame["resize"]["enum"]) == set(frames.RESIZES)
+        assert set(frame["normalise"]["enum"]) == set(frames.NORMALISATIONS)
+    for key, values in saliency.CHOICES.items():
+        assert set(rules["saliency"]["properties"][key]["enum"]) == set(values), key
+        assert key == "box" or set(rules["masked"]["properties"][key]["enum"]) == set(values), key
+    assert set(rules["masked"]["properties"]["fill"]["enum"]) == set(masked_accuracy.FILLS)
+    # Every parameter that decides masked photos is in their token, and no other.
+    assert set(MASKED) == {f"localization.masked.{key}" for key in fields(MaskedParams)}
+
+
+def test_networks_that_masked_photos_are_shown_to_can_be_had():
+    assert set(masked_accuracy.PUBLISHED) <= set(NETWORKS) <= set(models.list_models(module=models))
 
 
 def test_studies_have_the_parameters_of_their_schema():
@@ -482,6 +555,7 @@ EVERY_KEY = [item for name in ("config", *SECTIONS) for rules in [schema(name)] 
 # Replace one value of a preset, add an augmentation, or name an archive in place of the official one.
 OVERRIDES = re.compile(
     r"refiners\.crf\.\w+|refiners\.irn\.(conf_fg|conf_bg|beta|exp_times|gamma|threshold)"
+    r"|classifiers\.casm\.(fixed|hp|save_every|lambda_r|mask_in|tv_weight|batch_size)"
     r"|refiners\.psa\.(alpha\w*|beta|logt|lr|augment\.\w+)|localizers\.lpcam\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"
     r"|config\.(datasets|classifiers|recipes)|datasets\.parts\.root"
     r"|segmenters\.\w+\.augment\.\w+|segmenters\.cct\.decoders\.\w+|segmenters\.(deeplab|psl)\.(architecture|backbone|epochs|batch_size|accumulate|lr"

@@ -158,9 +158,9 @@ def test_code_of_the_localizer_belongs_to_its_own_maps(plan, edit):
 
 def test_every_loader_is_in_the_key_of_a_classifier(plan):
     """``load_classifier`` imports it by name, so only the classifier's own key covers it."""
-    erasing = {"method": "adversarial_erasing", "backbone": "tiny", "weights": "none"}
-    made = plan(**{"classifiers.erasing": erasing})
-    names = {made.method("classifier", name): name for name in [*CONFIG["classifiers"], "erasing"]}
-    assert set(names) == {name for name, entry in methods("classifiers").items() if not entry.get("x-virtual")}
+    more = {name: {"method": name, "backbone": "tiny", "weights": "none"} for name in ("adversarial_erasing", "casm")}
+    made = plan(**{f"classifiers.{name}": item for name, item in more.items()})
+    names = {made.method("classifier", name): name for name in [*CONFIG["classifiers"], *more]}
+    assert set(names) == {name for name, entry in methods("classifiers").items() if "images" in entry["x-needs"]}
     covered = {module for name in names.values() for module in made.parts(("parts", name))["code"]}
     assert {module for module, _ in HOSTS.values()} <= covered

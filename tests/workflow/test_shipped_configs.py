@@ -141,6 +141,96 @@ def test_parts_segmenters_trains_every_network_and_scores_where_it_did_not_train
     assert planned["refine_gt"] == 2 and "localize_none" not in planned
 
 
+# --- boxes -----------------------------------------------------------------------------------------------------------
+
+
+def write_photo(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", (40, 32)).save(path)
+
+
+def make_cub(root: Path) -> None:
+    """CUB's file set: two classes, a photo of each in either split."""
+    photos = [f"{folder}/{n}.jpg" for folder in ("001.Owl", "002.Wren") for n in (1, 2)]
+    columns = {
+        "images.txt": photos,
+        "classes.txt": ["001.Owl", "002.Wren"],
+        "image_class_labels.txt": [1, 1, 2, 2],
+        "train_test_split.txt": [1, 0, 1, 0],
+        "bounding_boxes.txt": ["2.0 3.0 20.0 10.0"] * 4,
+    }
+    for name, values in columns.items():
+        (root / name).write_text("".join(f"{n} {value}\n" for n, value in enumerate(values, 1)))
+    for photo in photos:
+        write_photo(root / "images" / photo)
+
+
+def make_wsol(root: Path, name: str, *, localization: str) -> None:
+    """The benchmark's metadata: two classes, a photo of each in every split; {0} of a localization is a photo's path."""
+    for split in ("train", "val", "test"):
+        photos = [f"{split}/{folder}/1.jpg" for folder in ("owl", "wren")]
+        folder = root / "metadata" / name / split
+        folder.mkdir(parents=True)
+        (folder / "image_ids.txt").write_text("\n".join(photos))
+        (folder / "class_labels.txt").write_text("\n".join(f"{photo},{n}" for n, photo in enumerate(photos)))
+        if split != "train":
+            (folder / "localization.txt").write_text("\n".join(localization.format(photo) for photo in photos))
+        (folder / "image_sizes.txt").write_text("\n".join(f"{photo},40,32" for photo in photos))
+        for photo in photos:
+            write_photo(root / photo)
+            Image.new("1", (40, 32), 1).save(root / f"{photo}_mask.png")
+
+
+BOX, MASK = "{0},2,3,20,10", "{0},{0}_mask.png,"
+# Overlay -> how its folder is made, catalogs, shards, and what is asked for. A photo decides the shard it is in, but the
+# number of shards is the config's.
+SCORED_BY_BOX = {
+    "cub": (make_cub, 2, 2, "localization"),
+    "ilsvrc": (lambda root: make_wsol(root, "ILSVRC", localization=BOX), 2, 128, "localization"),
+    "openimages": (lambda root: make_wsol(root, "OpenImages", localization=MASK), 3, 16, "pxap"),
+}
+
+
+@pytest.mark.parametrize("name", ["cub", "openimages", pytest.param("ilsvrc", marks=pytest.mark.long)])
+def test_benchmarks_of_localisation_plan_from_their_folder(project, tmp_path, name):
+    make, catalogs, shards, score = SCORED_BY_BOX[name]
+    make(tmp_path)
+    planned = project.planned(
+        "--configfile", f"config/{name}.yaml", "--config", f"folder_root={tmp_path}", "--",
+        f"results/{name}/plain/cam/{score}.test.json",
+    )  # fmt: skip
+    boxes = {"confide_classifier": 1, "trace_boxes": 1} if score == "localization" else {}
+    assert planned == {
+        "check_dataset": catalogs, "train_plain": 1, "localize_cam": shards, "join_maps": 1, f"score_{score}": 1, **boxes,
+    }  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["cub", "openimages"])
+def test_benchmarks_of_localisation_plan_their_default(project, tmp_path, name):
+    SCORED_BY_BOX[name][0](tmp_path)
+    planned = project.planned("--configfile", f"config/{name}.yaml", "--config", f"folder_root={tmp_path}")
+    trained = {"cub": 2, "openimages": 1}[name]
+    assert planned["train_plain"] == planned["plot_training"] == trained
+    assert planned["make_tables"] >= 1
+
+
+@pytest.mark.long
+def test_parts_localization_compares_hiding_and_casm_on_three_seeds(embedded):
+    overlay = "config/parts_localization.yaml"
+    if not (PROJECT / overlay).exists():
+        pytest.skip("it does not ship yet")
+    planned = embedded.planned(
+        "--configfile", overlay, "--", "results/tables/localization.md", "results/tables/seeds.md"
+    )
+    # Seven classifiers of method plain and the five published presets, three seeds each; CASM has two kinds of maps.
+    assert (planned["train_plain"], planned["train_casm"]) == (3 * 7, 3 * 5)
+    assert planned["localize_masker"] == 3 * 5 * 2 * 2  # two splits in two shards
+    for name in ("trace_boxes", "score_localization", "score_pxap", "score_saliency"):
+        assert planned[name] == 3 * (7 + 2 * 5), name
+    assert planned["confide_classifier"] == 3 * (7 + 5)
+
+
 @pytest.mark.long
 def test_voc12_mini_refiners_learn_from_their_own_split(project):
     planned = project.planned("--configfile", "config/voc12_mini.yaml", "config/voc12_mini_refiners.yaml")

@@ -6,7 +6,7 @@ from snakemake.exceptions import WorkflowError
 
 from camflow.errors import CamflowError
 from camflow.plan import views
-from camflow.plan.config import instances, section_of
+from camflow.plan.config import instances, methods, section_of
 from camflow.plan.plan import KINDS, Plan
 from camflow.plan.recipe import NETWORKS, STUDIES
 
@@ -60,10 +60,16 @@ def plainly(function):
     return call
 
 
-def named(kind, method):
-    """Wildcard pattern of the keyed segments of one method's instances; matches nothing where there are none."""
-    names = "|".join(map(re.escape, instances(PLAN.config, section_of(kind), method)))
-    return rf"(?:{names})-[0-9a-f]{{8}}" if names else "(?!)"
+def named(kind, *wanted):
+    """Wildcard pattern of the keyed segments of some methods' instances; matches nothing where there are none."""
+    found = [name for method in wanted for name in instances(PLAN.config, section_of(kind), method)]
+    return rf"(?:{'|'.join(map(re.escape, found))})-[0-9a-f]{{8}}" if found else "(?!)"
+
+
+def providing(kind, what):
+    """Wildcard pattern of the keyed segments of the instances that provide something, such as images."""
+    known = methods(section_of(kind))
+    return named(kind, *(method for method, entry in known.items() if what in entry["x-provides"]))
 
 
 def goal_of(stem, suffix, wildcards):

@@ -35,6 +35,23 @@ rule prepare_voc:
         "../scripts/prepare_voc.py"
 
 
+rule prepare_cifar:
+    output:
+        manifest="results/data/{dataset}/manifest.json",
+    log:
+        f"{LOGS}/data/{{dataset}}.log",
+    benchmark:
+        f"{BENCHMARKS}/data/{{dataset}}.tsv"
+    wildcard_constraints:
+        dataset=made("cifar"),
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=lambda wildcards: PLAN.prepare_job(wildcards.dataset),
+    script:
+        "../scripts/prepare_cifar.py"
+
+
 rule check_dataset:
     input:
         manifest=manifest_of,
@@ -45,6 +62,8 @@ rule check_dataset:
         f"{LOGS}/{{dataset}}/check.{{split}}-{{token}}.log",
     benchmark:
         f"{BENCHMARKS}/{{dataset}}/check.{{split}}-{{token}}.tsv"
+    wildcard_constraints:
+        dataset=providing("dataset", "images"),
     conda:
         "../../envs/camflow.yaml"
     threads: 2

@@ -5,10 +5,12 @@ from camflow.store import read_json, write_text
 from camflow.tables.localization import localization_table
 from camflow.tables.scores import scores_table, to_html, to_markdown
 from camflow.tables.seeds import seeds_table
+from camflow.tables.temporal import temporal_table
 
 TABLES = {
     "scores": lambda task, scores: scores_table(scores, task.published),
     "localization": lambda task, scores: localization_table(scores),
+    "temporal": lambda task, scores: temporal_table(scores, task.groups),
     "seeds": lambda task, scores: seeds_table(scores, task.groups),
 }
 

@@ -6,8 +6,14 @@ from camflow.plan import job
 from camflow.store import Store
 from camflow.task import task_images, task_writer
 
-with job.start(snakemake) as task:
-    catalog, params = task_images(task), from_config(MaskedParams, task.sections["localization"]["masked"])
-    with task_writer(task, task.output.masked, STAGE, catalog) as (writer, progress):
-        maps = Store(task.input.maps, stage="maps")
-        write_masked_images(maps, catalog, writer, params, jobs=task.threads, progress=progress)
+
+def main(snakemake):
+    with job.start(snakemake) as task:
+        catalog, params = task_images(task), from_config(MaskedParams, task.sections["localization"]["masked"])
+        with task_writer(task, task.output.masked, STAGE, catalog) as (writer, progress):
+            maps = Store(task.input.maps, stage="maps")
+            write_masked_images(maps, catalog, writer, params, jobs=task.threads, progress=progress)
+
+
+if __name__ == "__main__":
+    main(snakemake)

@@ -44,7 +44,8 @@ class Sources:
 
     Each facet maps an image id to the files of that image alone (an empty tuple: the file is missing); ``shared``
     holds, per facet, the files that decide it for all images at once (label tables, box tables, annotation JSONs). A
-    facet that the ids alone decide (class folders) or that the dataset does not have is empty in both.
+    facet that the ids alone decide (class folders) or that the dataset does not have is empty in both. ``named`` holds
+    the facets that the names of the shared files decide too (THUMOS14: a file a class).
     """
 
     images: dict[str, tuple[Path, ...]] = field(default_factory=dict)
@@ -52,6 +53,7 @@ class Sources:
     labels: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     boxes: dict[str, tuple[Path, ...]] = field(default_factory=dict)
     shared: dict[str, tuple[Path, ...]] = field(default_factory=dict)
+    named: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -292,7 +294,10 @@ def read_lines(path: Path) -> list[str]:
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-FORMATS = {"voc": "VocReader", "coco": "CocoReader", "folder": "FolderReader", "parts": "PartsReader"}
+FORMATS = {
+    "voc": "VocReader", "coco": "CocoReader", "folder": "FolderReader", "parts": "PartsReader",
+    "videos": "VideosReader", "sequences": "SequencesReader", "cifar": "CifarReader",
+}  # fmt: skip
 
 
 def make_reader(params: Mapping[str, Any], name: str) -> Reader:

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 as folders of classes, which the reader ``folder`` (layout ``folders``) reads.
+"""CIFAR-10 and CIFAR-100 as folders of classes, read like any other.
 
 The archives come through torchvision, which verifies their checksums and downloads them if asked to. Photos are 32 x 32
 pixels and are written as PNG, hence without loss, under their number in the archive.
@@ -13,7 +13,8 @@ from pathlib import Path
 from PIL import Image
 from tqdm import tqdm
 
-from camflow.data.download import _new_folder
+from camflow.data.download import new_folder
+from camflow.data.readers.folder import FolderReader
 from camflow.errors import ConfigError, DataError, did_you_mean
 
 DATASETS = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}  # name -> class of torchvision.datasets
@@ -61,7 +62,7 @@ def copy_cifar(target: str | Path, params: CifarParams, *, progress: bool = True
     if target.exists():
         raise DataError(f"{target}: exists already; delete it, or name another folder")
     archives = {split: _open(params, split == "train") for split in ("train", "test")}
-    with _new_folder(target) as build:
+    with new_folder(target) as build:
         for split, archive in archives.items():
             places = _splits(archive.targets, split, params.val if split == "train" else 0)
             for name in archive.classes:
@@ -98,3 +99,14 @@ def _splits(labels: list[int], split: str, held_out: int) -> list[str]:
         places.append("val" if left[label] <= held_out else split)
         left[label] -= 1
     return places
+
+
+def copied_ids(folder: Path, split: str) -> list[str]:
+    """Ids of the photos of a split that ``copy_cifar`` wrote."""
+    return sorted(f"{path.parent.name}/{path.stem}" for path in (folder / split).glob("*/*.png"))
+
+
+class CifarReader(FolderReader):
+    """Reader of what ``copy_cifar`` wrote; its only key that matters is ``root``."""
+
+    format = "cifar"
