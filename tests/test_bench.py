@@ -58,6 +58,7 @@ def _positive(value: float) -> bool:
     return math.isfinite(value) and value > 0
 
 
+@pytest.mark.long
 def test_measures_every_stage_and_ratio(temporary_folder):
     printed = io.StringIO()
     report = run(**TINY, console=Console(file=printed, width=160), launch=execute)

@@ -10,6 +10,7 @@ import ast
 import functools
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,7 @@ def code_digests(roots: Iterable[str | Path], package: Path = PACKAGE) -> dict[s
         module name (or script file name) -> digest of its syntax tree.
     """
     found: dict[str, str] = {}
+    tried: set[str] = set()
     queue = [_locate(root, package) for root in roots]
     while queue:
         name, path = queue.pop()
@@ -65,7 +67,7 @@ def code_digests(roots: Iterable[str | Path], package: Path = PACKAGE) -> dict[s
             continue
         state = path.stat()
         found[name], imports = _read_module(path, name, state.st_mtime_ns, state.st_ino, state.st_size)
-        queue.extend(_modules(imports, package))
+        queue.extend(_modules(imports, package, tried))
     return dict(sorted(found.items()))
 
 
@@ -79,21 +81,28 @@ def _locate(root: str | Path, package: Path) -> tuple[str, Path]:
 
 
 def _module_path(name: str, package: Path) -> Path | None:
-    base = package.parent.joinpath(*name.split("."))
-    for candidate in (base.with_suffix(".py"), base / "__init__.py"):
-        if candidate.is_file():
-            return candidate
+    # Text, since a plan asks this some hundred thousand times.
+    base = f"{package.parent}{os.sep}{name.replace('.', os.sep)}"
+    for candidate in (f"{base}.py", f"{base}{os.sep}__init__.py"):
+        if os.path.isfile(candidate):
+            return Path(candidate)
     return None
 
 
-def _modules(imports: Iterable[str], package: Path) -> Iterator[tuple[str, Path]]:
-    """The package's own modules among dotted names, each with the packages above it (their ``__init__`` runs too)."""
+def _modules(imports: Iterable[str], package: Path, tried: set[str]) -> Iterator[tuple[str, Path]]:
+    """The package's own modules among dotted names, each with the packages above it (their ``__init__`` runs too).
+
+    Names in ``tried`` are passed over, and those that are looked up now are added to it.
+    """
     for dotted in imports:
         parts = dotted.split(".")
         if parts[0] != package.name or dotted == BOOKKEEPING or dotted.startswith(BOOKKEEPING + "."):
             continue
         for length in range(1, len(parts) + 1):
             name = ".".join(parts[:length])
+            if name in tried:
+                continue
+            tried.add(name)
             path = _module_path(name, package)
             if path is not None:
                 yield name, path

@@ -539,3 +539,15 @@ def test_accumulation_of_the_balanced_loss_changes_rounding_only(tmp_path):
         torch.testing.assert_close(parts[name], value, rtol=1e-3, atol=1e-5)
     fresh = build_segmenter("deeplab_v2", "tiny", 2, width=8, rates=(1, 2)).state_dict()
     assert (whole["head.c0.weight"] - fresh["head.c0.weight"]).abs().max() > 1e-3
+
+
+def test_two_processes_write_one_file_like_one(tmp_path):
+    """The balanced loss is a mean over images, and running statistics are frozen, so the parts of a batch add up."""
+    changes = {"loss": "balanced", "freeze_bn": True, "epochs": 1}
+    one = train(tmp_path / "one", Squares(5, 3), **changes).state_dict()
+    assert run_two(lambda: train(tmp_path / "two", Squares(5, 3), **changes)) == [0, 0]
+    two = load_segmenter(tmp_path / "two" / "segmenter.pt").state_dict()
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5)
+    for a, b in zip(table(tmp_path / "one"), table(tmp_path / "two"), strict=True):
+        assert a == pytest.approx(b, rel=1e-3)

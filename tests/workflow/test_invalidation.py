@@ -109,6 +109,7 @@ TOP = {
     "voc_root": ("/somewhere", set()),
     "coco_root": ("/somewhere", set()),
     "folder_root": ("/somewhere", set()),
+    "videos_root": ("/somewhere", set()),
     "evaluation.thresholds.start": (0.1, SEEDS),
     "evaluation.thresholds.stop": (0.5, SEEDS),
     "evaluation.thresholds.step": (0.05, SEEDS),
@@ -155,6 +156,8 @@ VALUES = {
     "threshold": 0.25,
     "alpha": 2.0,
     "monitor": "val",
+    "hide_layer": {"sizes": [3]},
+    "pixel_dropout": 0.3,
 }
 
 
@@ -235,8 +238,9 @@ def test_every_setting_is_in_the_table():
                 yield place
 
     schema = yaml.safe_load((PROJECT / "workflow/schemas/config.schema.yaml").read_text())
-    # What the studies' settings decide: tests/plan/test_steps.py.
-    assert {key for key in keys(schema) if not key.startswith("studies.")} == set(TOP) | CHOICES
+    # What the others decide: test_steps.py, test_localization_plan.py and test_temporal_plan.py in tests/plan.
+    elsewhere = ("studies.", "localization.", "evaluation.temporal.")
+    assert {key for key in keys(schema) if not key.startswith(elsewhere)} == set(TOP) | CHOICES
 
 
 def test_order_and_spelling_of_values_change_nothing(plan_with):
@@ -342,7 +346,9 @@ def test_every_module_of_a_stage_is_in_the_table():
     """A new module must say here what it decides (small shared helpers are named with their room)."""
     named = {str(Path(name).parent) for name in MODULES}
     missing = [str(path.relative_to(PROJECT)) for path in (PROJECT / "camflow").rglob("*.py")]
-    assert {str(Path(name).parent) for name in missing} - named <= {"camflow/segment"}
+    assert {str(Path(name).parent) for name in missing} - named <= {
+        "camflow/temporal"
+    }  # tests/plan/test_temporal_plan.py
     assert [name for name in MODULES if not (PROJECT / name).exists()] == []
 
 

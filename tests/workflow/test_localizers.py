@@ -26,6 +26,7 @@ STUDIES = {
 CONFIG = {"localizers": LOCALIZERS, "recipes": ["parts/plain/{cam,advcam,lpcam}"], "studies": STUDIES}
 
 
+@pytest.mark.long
 def test_steps_are_run_and_shared(copy):
     copy.configure(**CONFIG, runtime={"shards": 1})
     wanted = [f"results/parts/plain/{name}/maps.val.h5" for name in ("advcam", "lpcam")]

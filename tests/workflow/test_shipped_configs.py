@@ -114,6 +114,7 @@ def test_coco14_plans_from_its_folder(project, tmp_path):
     assert planned == together(recipe_jobs(2, shards=64, catalogs=2), extra, {"plot_comparison": 1})
 
 
+@pytest.mark.long
 def test_parts_seeds_compares_every_localizer_on_three_classifiers(project):
     planned = project.planned("--configfile", "config/parts_seeds.yaml")
     assert (planned["train_plain"], planned["score_maps"], planned["make_tables"]) == (3, 3 * 6 * 2, 2)
@@ -131,6 +132,7 @@ def test_parts_refiners_refines_four_kinds_of_maps_on_three_classifiers(embedded
     assert (planned["study_errors"], planned["make_tables"]) == (3 * 4, 2)
 
 
+@pytest.mark.long
 def test_parts_segmenters_trains_every_network_and_scores_where_it_did_not_train(embedded):
     planned = embedded.planned("--configfile", "config/parts_segmenters.yaml")
     trained = {name: planned[f"train_{name}"] for name in ("deeplab", "psl", "cct", "adversarial_erasing", "plain")}
