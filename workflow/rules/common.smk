@@ -81,6 +81,16 @@ def goal_of(stem, suffix, wildcards):
     return PLAN.asked({key: str(value) for key, value in wildcards.items()}, stem, suffix)
 
 
+def by_study(wildcards):
+    """Stem of the table and the figure of a study."""
+    return wildcards.study
+
+
+def by_network(wildcards):
+    """Stem of what one network recognises of masked photos."""
+    return f"masked_{wildcards.network}"
+
+
 def reads(stem, suffix=None):
     """Input function: what a leaf is made from. Keys are in the paths, so age says nothing: all inputs are ancient."""
 

@@ -2,11 +2,6 @@
 # recognise of them.
 
 
-def of_network(wildcards):
-    """Stem of the score of one network."""
-    return f"masked_{wildcards.network}"
-
-
 rule trace_boxes:
     input:
         unpack(reads("box_curves")),
@@ -121,7 +116,7 @@ rule plot_masked:
 
 rule score_masked:
     input:
-        unpack(reads(of_network)),
+        unpack(reads(by_network)),
     output:
         score=f"{DEPTH['localizer']}/masked_{{network}}.{{split}}-{{token}}.json",
     log:
@@ -133,6 +128,6 @@ rule score_masked:
     resources:
         gpu=PLAN.gpus,
     params:
-        job=job(of_network),
+        job=job(by_network),
     script:
         "../scripts/score_masked.py"

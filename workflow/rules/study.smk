@@ -3,14 +3,9 @@
 TABLE_STUDIES = "amplification|loss_surface|climb|tsne|sensitivity"
 
 
-def of_study(wildcards):
-    """Stem of the table and the figure of a study."""
-    return wildcards.study
-
-
 rule study:
     input:
-        unpack(reads(of_study, ".csv")),
+        unpack(reads(by_study, ".csv")),
     output:
         table=f"{DEPTH['localizer']}/{{study}}.{{split}}-{{token}}.csv",
     log:
@@ -25,7 +20,7 @@ rule study:
     resources:
         gpu=PLAN.gpus,
     params:
-        job=job(of_study, ".csv"),
+        job=job(by_study, ".csv"),
     script:
         "../scripts/study_{wildcards.study}.py"
 
@@ -81,7 +76,7 @@ rule study_errors:
 
 rule plot_study:
     input:
-        unpack(reads(of_study, ".png")),
+        unpack(reads(by_study, ".png")),
     output:
         figure=f"{DEPTH['localizer']}/{{study}}.{{split}}-{{token}}.png",
     log:
@@ -91,7 +86,7 @@ rule plot_study:
     conda:
         "../../envs/camflow.yaml"
     params:
-        job=job(of_study, ".png"),
+        job=job(by_study, ".png"),
     script:
         "../scripts/plot_study.py"
 
