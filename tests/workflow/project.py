@@ -106,15 +106,48 @@ def copy_project(folder: Path) -> Project:
     return project
 
 
+PLAN = """
+import json, os, sys
+from pathlib import Path
+from camflow.plan.plan import Plan, parse_target
+
+def planned(overrides):
+    plan = Plan.load(["config.yaml"], overrides)
+    goals = {p.split("/", 1)[1]: plan.path_of(p.split("/", 1)[1]) for p in plan.readable()}
+    for target in [parse_target(path) for path in goals if not path.startswith("tables/")]:
+        goals |= {goal.path: plan.path(goal) for goal in plan.reads(target).values()}
+    return goals | {"data/parts": str(plan.made_folder("parts"))}
+"""
+
+
 def plan_of(project: Project, overrides: dict | None = None) -> dict[str, str]:
     """Readable path -> store path of everything the default builds, as planned by the copy's own code."""
-    code = (
-        "import json, sys; from camflow.plan.plan import Plan, parse_target;"
-        f"plan = Plan.load(['config.yaml'], json.loads({json.dumps(json.dumps(overrides or {}))}));"
-        "goals = {p.split('/', 1)[1]: plan.path_of(p.split('/', 1)[1]) for p in plan.readable()};"
-        "goals |= {g.path: plan.path(g) for t in list(goals) if not t.startswith('tables/')"
-        " for g in [parse_target(t)] for g in plan.reads(g).values()};"
-        "goals['data/parts'] = str(plan.made_folder('parts'));"
-        "print(json.dumps(goals))"
+    return json.loads(
+        project.python(f"{PLAN}\nprint(json.dumps(planned(json.loads({json.dumps(overrides or {})!r}))))")
     )
+
+
+def plans_after(project: Project, added: dict[str, str]) -> dict[str, dict[str, str]]:
+    """File -> the plan after that file alone has got a text at its end.
+
+    Each plan is made by a process of its own, forked from one that has the imports behind it and has planned nothing.
+    """
+    code = f"""{PLAN}
+found = {{}}
+for file, text in json.loads({json.dumps(added)!r}).items():
+    path = Path(file)
+    before = path.read_bytes()
+    path.write_bytes(before + text.encode())
+    os.utime(path, (0, 0))
+    reader, writer = os.pipe()
+    if not (child := os.fork()):
+        with os.fdopen(writer, "w") as pipe:
+            json.dump(planned({{}}), pipe)
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
+        found[file] = json.load(pipe)
+    os.waitpid(child, 0)
+    path.write_bytes(before)
+print(json.dumps(found))"""
     return json.loads(project.python(code))

@@ -338,6 +338,7 @@ def test_a_log_holds_the_message_too(failed):
     one_message(log.read_text(), "ERROR: good/garbage/classifier.pt: ", "garbage.pth: cannot be read")
 
 
+@pytest.mark.long
 def test_a_gpu_that_is_not_there(failed, monkeypatch):
     project, _ = failed
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")

@@ -31,6 +31,7 @@ CONFIG = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_a_warm_start_is_trained_first_and_a_plain_classifier_refused(copy):
     copy.configure(**CONFIG)
     planned = copy.planned("results/parts/seam/seam/maps.val.h5")
