@@ -70,3 +70,28 @@ def test_the_example_runs(extended):
     planned = extended.planned(f"{RECIPE}/score.val.json", "results/parts/plain/cam/score.val.json")
     assert planned["localize_power"] == 4 and "localize_cam" in planned  # cam's training split was not asked for
     assert "train_plain" not in planned
+
+
+# --- the workflow catalog --------------------------------------------------------------------------------------------
+
+
+def test_the_entry_of_the_workflow_catalog(tmp_path):
+    """From a folder of its own, with a configuration of its own: what `snakemake --snakefile CLONE/workflow/Snakefile` does."""
+    project = Project(tmp_path)
+    project.configure()
+    run = project.snakemake(
+        "--snakefile", str(ROOT / "workflow" / "Snakefile"), "-n", "results/parts/plain/cam/maps.val.h5"
+    )
+    assert re.search(r"localize_cam\s+2\n", run.stdout + run.stderr)
+
+
+def test_the_workflow_catalog_finds_what_it_asks_for():
+    usage = yaml.safe_load((ROOT / ".snakemake-workflow-catalog.yml").read_text())["usage"]
+    assert usage["report"] is True and usage["software-stack-deployment"]["conda"] is True
+    assert (ROOT / "workflow" / "Snakefile").exists() and (ROOT / "config" / "README.md").exists()
+    assert (ROOT / usage["mandatory-flags"]["flags"].split()[-1]).exists()
+
+
+def test_every_overlay_is_in_the_readme_of_the_folder():
+    named = set(re.findall(r"`(\w+\.yaml)`", (ROOT / "config" / "README.md").read_text())) - {"config.yaml"}
+    assert named == {path.name for path in (ROOT / "config").glob("*.yaml")}
