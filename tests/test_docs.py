@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from camflow.store import Store
-from tests.golden.loader import ROOT
+from tests.workflow.project import PROJECT as ROOT
 from tests.workflow.project import TINY, Project, copy_project
 
 EXAMPLE = ROOT / "docs" / "adding-a-method.md"
