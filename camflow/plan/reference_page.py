@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -137,5 +138,6 @@ def _table(rows: Iterable[Parameter]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Text that means itself in a cell of a Markdown table."""
-    return text.replace("|", "\\|").replace("<", "&lt;")
+    """Text that means itself in a cell of a Markdown table; code in backticks stays as it is."""
+    plain = {"<": "&lt;", "*": r"\*"}
+    return re.sub(r"`[^`]*`|[<*]", lambda found: plain.get(found[0], found[0]), text).replace("|", r"\|")

@@ -10,7 +10,7 @@ import yaml
 from camflow import cli
 from camflow.plan.config import SECTIONS, fill_defaults, methods, schema
 from camflow.plan.reference import PAGES, flat, page_of, parameters, summary, values, written
-from camflow.plan.reference_page import markdown
+from camflow.plan.reference_page import _cell, markdown
 from camflow.presets import presets_of
 from camflow.refine import affinity, crf, irn
 from camflow.train.casm import casm_from_config
@@ -49,7 +49,8 @@ def test_every_parameter_with_its_default(page, section, method):
     assert {name.split(".")[0] for name in found} == set(rules)
     for name, rule in rules.items():
         meaning, _, default = found[name]
-        assert " ".join(rule["description"].split()).replace("|", "\\|").replace("<", "&lt;") in meaning
+        shown = meaning.replace("\\|", "|").replace("\\*", "*").replace("&lt;", "<")
+        assert " ".join(rule["description"].split()) in shown, name
         if default.startswith("`") and "default" in rule:
             assert yaml.safe_load(default.strip("`")) == rule["default"], name
         assert default.startswith("`") or default in ("of the preset", "required"), name
@@ -134,6 +135,10 @@ def test_a_method_with_one_published_set_shows_its_values():
 )  # fmt: skip
 def test_values_in_words(rule, words):
     assert values(rule) == words
+
+
+def test_text_in_a_cell_means_itself():
+    assert _cell("a* < b | `x* < y | z`") == r"a\* &lt; b \| `x* < y \| z`"
 
 
 def test_first_sentences():
