@@ -125,13 +125,12 @@ def prose(page: Path) -> str:
 
 def anchors(page: Path) -> set[str]:
     """The anchors that GitHub gives to a page's headings."""
-    found: dict[str, int] = {}
+    slugs = []
     for heading in re.findall(r"^#+ +(.+)$", prose(page), re.MULTILINE):
         text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", heading)
-        slug = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
-        found[f"{slug}-{found[slug]}" if slug in found else slug] = 0
-        found[slug] = found.get(slug, 0) + 1
-    return set(found)
+        slugs.append(re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-"))
+    again = [slugs[:n].count(slug) for n, slug in enumerate(slugs)]  # a heading that is there again gets a number
+    return {f"{slug}-{count}" if count else slug for slug, count in zip(slugs, again, strict=True)}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
