@@ -12,6 +12,16 @@ import yaml
 
 from camflow.errors import CamflowError, ConfigError
 
+_ABOUT = "What Snakemake does not answer about your results. Everything that computes is a Snakemake target."
+_EPILOG = """\
+camflow <command> --help explains a command. Results are made by Snakemake:
+
+  snakemake -n                                               what the configuration would run
+  snakemake --cores 2 results/parts/plain/cam/score.val.json one result and all it needs
+
+A path is a recipe: results/DATASET/CLASSIFIER/LOCALIZER/REFINER/SEGMENTER/FILE.
+"""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point. Returns the exit code; a user's error is one sentence, not a traceback."""
@@ -26,8 +36,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("camflow", description=__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = argparse.ArgumentParser(
+        "camflow", description=_ABOUT, epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="<command>", title="commands")
+
+    known = commands.add_parser("methods", help="list the methods, or print one with its parameters")
+    known.add_argument("name", nargs="?", metavar="NAME", help="a method, such as advcam or crf")
+    known.set_defaults(run=_methods)
+
+    reference = commands.add_parser("reference", help="print every key of the configuration as a Markdown page")
+    reference.add_argument("file", nargs="?", type=Path, metavar="FILE", help="write it there (docs/configuration.md)")
+    reference.set_defaults(run=_reference)
 
     why = commands.add_parser("why", help="why a result would be computed: which part of its keys changed")
     why.add_argument("path", help="readable path, such as results/parts/plain/cam/score.val.json")
@@ -92,6 +112,30 @@ def _plan(options: argparse.Namespace):
         except yaml.YAMLError:
             overrides[key] = value  # as Snakemake does
     return Plan.load([default, *options.configfile], overrides)
+
+
+def _methods(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from camflow.methods import describe_method, list_methods
+
+    if options.name is None:
+        list_methods(Console())
+    else:
+        describe_method(options.name, Console())
+
+
+def _reference(options: argparse.Namespace) -> None:
+    from camflow.plan.reference_page import markdown
+    from camflow.presets import presets_of
+    from camflow.store import write_text
+
+    text = markdown(presets_of)
+    if options.file is None:
+        print(text, end="")
+    else:
+        write_text(options.file, text)
+        print(options.file)
 
 
 def _why(options: argparse.Namespace) -> None:

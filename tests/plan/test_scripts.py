@@ -19,6 +19,7 @@ def scripts_of_rules():
     segmenters = re.findall(r'"(\w+)"', re.search(r"SEGMENTERS = \((.+)\)", text)[1])
     stands = {"study_{wildcards.study}": [f"study_{name}" for name in studies]}
     stands |= {f"{verb}_{{params.method}}": [f"{verb}_{name}" for name in segmenters] for verb in ("train", "segment")}
+    stands["localize_{params.method}"] = [f"localize_{name}" for name in re.findall(r'method="(\w+)"', text)]
     return {found for name in names for found in stands.get(name, [name])}
 
 

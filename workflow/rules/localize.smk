@@ -18,8 +18,9 @@ rule localize_cam:
         gpu=PLAN.gpus,
     params:
         job=job("maps"),
+        method="cam",
     script:
-        "../scripts/localize_cam.py"
+        "../scripts/localize_{params.method}.py"
 
 
 rule localize_advcam:
