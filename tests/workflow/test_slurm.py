@@ -127,6 +127,9 @@ def test_the_default_through_slurm_is_the_default_to_the_byte(cluster, tmp_path)
     # Each job saw a card if and only if it asked for one.
     for script, wanted in (("localize_cam.py", True), ("train_plain.py", True), ("refine_crf.py", False)):
         assert all(bool(seen["CUDA_VISIBLE_DEVICES"]) is wanted for seen in on_cluster.scripts(script)), script
+    # The cards are pretended, so that the job says what it does instead.
+    log = next(remote.results.glob("logs/parts-*/plain-*/train.log")).read_text()
+    assert "was given to this job, but torch sees none: it runs on the CPU" in log
     # What is there is there: on the cluster or not, nothing runs again.
     assert "Nothing to be done" in on_cluster.snakemake().stderr
     assert remote.planned() == {}
@@ -191,7 +194,6 @@ def test_a_job_that_fails_runs_once_and_once_a_retry_with_more_memory(finished, 
 
 def test_a_job_refuses_a_config_edited_while_it_waited(finished, cluster, tmp_path):
     project = started(finished, tmp_path / "project", "plain", "cam", "crf")
-    on_cluster = OnCluster(project, cluster)
     node = cluster.run("sinfo", "--noheader", "--format=%n").split()[0]
     cluster.run("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
     wanted = "results/parts/plain/cam/crf/masks.val.h5"
