@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from faults_tools import stored
+from faults_tools import stored, wait_for
 from project import TINY, Project, copy_project, environment
 from slurm.cluster import CannotStart, Cluster
 
@@ -244,16 +244,21 @@ def test_the_status_of_the_generic_profile(cluster, tmp_path):
         done = subprocess.run(["sh", script, number], env=cluster.environment, capture_output=True, text=True)
         return done.stdout.strip()
 
-    def submit(command: str, *options: str) -> str:
-        return cluster.run("sbatch", "--parsable", f"--output={tmp_path}/%j", *options, "--wrap", command).strip()
+    def submit(command: str) -> str:
+        output = f"--output={tmp_path}/%j"
+        return cluster.run("sbatch", "--parsable", "--mem=100", output, "--wrap", command).strip()
 
-    good, bad, endless = submit("true", "--wait"), None, submit("sleep 600")
-    assert status(good) == "success"
-    with pytest.raises(subprocess.CalledProcessError):  # --wait ends as its job does
-        submit("exit 3", "--wait")
-    bad = cluster.jobs()[-1]["JobId"]
-    assert (bad > good, status(bad)) == (True, "failed")
-    assert status(endless) == "running"
-    cluster.run("scancel", endless)
-    assert status(endless) in ("running", "failed")  # it may still be ending
+    numbers = {command: submit(command) for command in ("true", "exit 3", "sleep 600")}
+    wait_for(lambda: status(numbers["exit 3"]) != "running")
+    wait_for(lambda: status(numbers["true"]) != "running")
+    assert [status(number) for number in numbers.values()] == ["success", "failed", "running"]
+    cluster.run("scancel", numbers["sleep 600"])
+    wait_for(lambda: status(numbers["sleep 600"]) != "running")
+    assert status(numbers["sleep 600"]) == "failed"
     assert status("999999") == "failed"
+    # A controller that does not answer is no failure of the job.
+    client = cluster.bin / "scontrol"
+    answers = client.read_text()
+    client.write_text("#!/bin/sh\necho 'slurm_load_jobs error: Unable to contact slurm controller' >&2; exit 1\n")
+    assert status(numbers["true"]) == "running"
+    client.write_text(answers)
