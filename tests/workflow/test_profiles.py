@@ -6,11 +6,13 @@ import importlib.util
 import json
 import re
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from project import PROJECT, environment
 
+from camflow.plan.job import Job
 from camflow.plan.plan import Plan
 
 CLUSTERS = ("slurm", "cluster-generic")
@@ -104,6 +106,16 @@ def test_gpus_of_a_job(device, on_cluster, gpus):
     assert plan.gpus == gpus
     steps = ("parts", "plain")
     assert plan.key(steps) == Plan.load([PROJECT / "config.yaml"]).key(steps)
+
+
+@pytest.mark.parametrize(("cards", "warned"), [("0", True), ("GPU-5c1a", True), ("", False), ("NoDevFiles", False)])
+def test_a_job_given_a_card_that_torch_does_not_see_says_so(monkeypatch, caplog, cards, warned):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    description = json.dumps({"runtime": {"device": "auto"}})
+    job = Job(SimpleNamespace(params=SimpleNamespace(job=description), input=[], output=[], threads=1, log=[]))
+    assert job.device == "cpu"
+    assert ("torch sees none" in caplog.text) is warned
 
 
 @pytest.mark.parametrize("name", CLUSTERS)

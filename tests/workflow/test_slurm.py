@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 from faults_tools import stored, wait_for
 from project import TINY, Project, copy_project, environment
 from slurm.cluster import CannotStart, Cluster
@@ -145,7 +144,8 @@ def test_a_training_at_its_time_limit_goes_on_in_the_next_attempt(finished, clus
 
     on_cluster = OnCluster(limited, cluster)
     hang = {"HANGS": "epoch-00006.ckpt", "ONCE": str(tmp_path / "once")}
-    on_cluster.snakemake(wanted, "--set-resources", "train_plain:runtime=1", **hang)
+    limited.edit("profiles/slurm/config.yaml", "runtime: 720", "runtime: 1")
+    on_cluster.snakemake(wanted, **hang)
     assert [job["JobState"] for job in on_cluster.jobs()] == ["TIMEOUT", "COMPLETED"]
     assert [memory(job) for job in on_cluster.jobs()] == ["32000M", "64000M"]
     log = next(limited.results.glob("logs/parts-*/plain-*/train.log")).read_text()
@@ -198,25 +198,20 @@ def test_a_job_refuses_a_config_edited_while_it_waited(finished, cluster, tmp_pa
     cluster.run("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
     wanted = "results/parts/plain/cam/crf/masks.val.h5"
     command = ["snakemake", *SLURM, "--jobs", "2", "--retries", "0", wanted]
-    try:
-        with subprocess.Popen(
-            command,
-            cwd=project.folder,
-            env={**environment(), **cluster.environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as run:
-            for line in run.stdout:
-                if "Submitted" in line or "submitted with" in line:
-                    break
-            changed = yaml.safe_load((project.folder / "config.yaml").read_text())
-            changed["refiners"]["crf"]["iterations"] = 3
-            (project.folder / "config.yaml").write_text(yaml.safe_dump(changed))
+    with subprocess.Popen(
+        command,
+        cwd=project.folder,
+        env={**environment(), **cluster.environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as run:
+        try:
+            next(line for line in run.stdout if "has been submitted" in line)
+            project.edit("config.yaml", "iterations: 2", "iterations: 3")
+        finally:
             cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
-            rest = run.stdout.read()
-    finally:
-        cluster.run("scontrol", "update", f"NodeName={node}", "State=RESUME")
+        rest = run.stdout.read()
     assert run.returncode == 1, rest
     logs = [path.read_text() for path in (project.folder / ".snakemake/slurm_logs").rglob("*.log")]
     assert any("edited after planning" in log for log in logs), logs
