@@ -42,11 +42,9 @@ def snakemake(*arguments: str, folder) -> str:
     return run.stdout + run.stderr
 
 
-def needs(*names: str) -> None:
-    for name in names:
-        plugin = f"snakemake_executor_plugin_{name.replace('-', '_')}"
-        if importlib.util.find_spec(plugin) is None:
-            pytest.skip(f"{plugin} is not installed: pip install -e '.[slurm,cluster-generic]'")
+def needs_plugin() -> None:
+    if importlib.util.find_spec("snakemake_executor_plugin_slurm") is None:
+        pytest.skip("snakemake_executor_plugin_slurm is not installed: pip install -e '.[slurm]'")
 
 
 @pytest.fixture(scope="module")
@@ -118,11 +116,10 @@ def test_a_job_given_a_card_that_torch_does_not_see_says_so(monkeypatch, caplog,
     assert ("torch sees none" in caplog.text) is warned
 
 
-@pytest.mark.parametrize("name", CLUSTERS)
-def test_jobs_of_a_cluster_ask_for_gpus_although_this_machine_may_have_none(name, tmp_path):
-    needs(name)
+def test_jobs_of_a_cluster_ask_for_gpus_although_this_machine_may_have_none(tmp_path):
+    needs_plugin()
     text = snakemake(
-        "--workflow-profile", f"profiles/{name}", "results/parts/plain/cam/crf/overlays.val.png",
+        "--workflow-profile", "profiles/slurm", "results/parts/plain/cam/crf/overlays.val.png",
         folder=tmp_path,
     )  # fmt: skip
     blocks = {block.split(":")[0]: block for block in re.split(r"^(?:local)?rule ", text, flags=re.MULTILINE)[1:]}
