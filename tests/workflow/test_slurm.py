@@ -7,6 +7,7 @@ import json
 import re
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -40,13 +41,14 @@ DEFAULT = {
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory) -> Iterator[Cluster]:
+def cluster() -> Iterator[Cluster]:
     for plugin in ("slurm", "cluster_generic"):
         name = f"snakemake_executor_plugin_{plugin}"
         pytest.importorskip(name, reason=f"{name} is not installed: pip install -e '.[slurm,cluster-generic]'")
     try:
-        # More processors than there are, so that jobs of many wait for nothing; --jobs keeps them few.
-        with Cluster(tmp_path_factory.mktemp("slurm"), cpus=64) as started:
+        # More processors than there are, so that jobs of many wait for nothing; --jobs keeps them few. (Below /tmp,
+        # because Slurm's sockets want a short path.)
+        with tempfile.TemporaryDirectory(prefix="slurm-") as folder, Cluster(Path(folder), cpus=64) as started:
             yield started
     except CannotStart as reason:
         pytest.skip(f"Slurm cannot start here: {reason}")

@@ -16,6 +16,8 @@ import psutil
 
 CLIENTS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "sacct")
 DAEMONS = ("munged", "slurmctld", "slurmd")
+# A socket's path has at most 107 characters, and Slurm appends the node's and the job's name.
+LONGEST_FOLDER = 60
 
 SLURM_CONF = """\
 ClusterName=camflow
@@ -76,6 +78,8 @@ class Cluster:
         missing = [name for name in (*CLIENTS, *DAEMONS) if _find(name) is None]
         if missing:
             raise CannotStart(f"{', '.join(missing)} not installed (Debian: slurmctld slurmd munge slurm-client)")
+        if len(str(self.folder)) > LONGEST_FOLDER:
+            raise CannotStart(f"{self.folder} is too long a path for the sockets that Slurm makes in it")
         if os.getuid():
             raise CannotStart("slurmd and the nodes of pretended GPUs need root")
         try:
