@@ -146,7 +146,7 @@ def test_a_training_at_its_time_limit_goes_on_in_the_next_attempt(finished, clus
 
     on_cluster = OnCluster(limited, cluster)
     hang = {"HANGS": "epoch-00006.ckpt", "ONCE": str(tmp_path / "once")}
-    limited.edit("profiles/slurm/config.yaml", "runtime: 720", "runtime: 1")
+    limited.edit("profiles/slurm/config.yaml", "runtime: 720", "runtime: 1 if attempt == 1 else 60")
     on_cluster.snakemake(wanted, **hang)
     assert [job["JobState"] for job in on_cluster.jobs()] == ["TIMEOUT", "COMPLETED"]
     assert [memory(job) for job in on_cluster.jobs()] == ["32000M", "64000M"]
