@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import sys
 import time
@@ -20,6 +22,7 @@ from camflow.plan.origin import check_origin
 from camflow.plan.plan import Plan, parse_target
 from camflow.store import is_full, write_json
 
+_LOGGER = logging.getLogger("camflow")
 _VERSIONED = ("torch", "torchvision", "numpy", "h5py", "pydensecrf2", "pillow", "scipy", "scikit-learn")
 
 
@@ -39,14 +42,19 @@ class Job:
         except KeyError as error:
             raise AttributeError(name) from error
 
-    @property
+    @functools.cached_property
     def device(self) -> str:
         """``runtime.device`` with ``auto`` resolved to what the machine has."""
         import torch
 
         wanted = self.runtime["device"]
         if wanted == "auto":
-            return "cuda" if torch.cuda.is_available() else "cpu"
+            given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+            if torch.cuda.is_available():
+                return "cuda"
+            if given[:1].isdigit() or given.startswith("GPU"):
+                _LOGGER.warning("GPU %s was given to this job, but torch sees none: it runs on the CPU", given)
+            return "cpu"
         if wanted.startswith("cuda") and not torch.cuda.is_available():
             raise CamflowError(
                 f"runtime.device is {wanted}, but this machine shows no GPU to torch; set it to cpu or auto"
@@ -229,10 +237,10 @@ def _logged(job: Job, terminal: TextIO) -> Iterator[TextIO | None]:
             stream = _Log(log, terminal)
             stack.enter_context(contextlib.redirect_stderr(stream))
             stack.enter_context(contextlib.redirect_stdout(stream))
-        handler, logger = logging.StreamHandler(stream), logging.getLogger("camflow")
-        logger.addHandler(handler)
-        logger.setLevel(logging.INFO)
-        stack.callback(logger.removeHandler, handler)
+        handler = logging.StreamHandler(stream)
+        _LOGGER.addHandler(handler)
+        _LOGGER.setLevel(logging.INFO)
+        stack.callback(_LOGGER.removeHandler, handler)
         yield log
 
 

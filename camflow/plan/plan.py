@@ -62,6 +62,7 @@ class Plan:
         self.overrides = overrides
         self.results = Path(results)
         self.store = self.results / "store"
+        self.on_cluster = False  # whether jobs are sent to other machines
 
     @classmethod
     def load(cls, files: Sequence[str | Path], overrides: dict[str, Any] | None = None) -> Plan:
@@ -1065,9 +1066,12 @@ class Plan:
 
     @property
     def gpus(self) -> int:
-        """GPUs that a network job asks for: one where the config or the machine says there is one."""
+        """GPUs that a network job asks for: one where the config says so, or this machine or the cluster may have one."""
         device = self.config["runtime"]["device"]
-        return 0 if device == "cpu" or (device == "auto" and not Path("/dev/nvidiactl").exists()) else 1
+        if device == "auto":
+            # This machine knows nothing of those that jobs are sent to: a login node has no GPU.
+            return int(self.on_cluster or Path("/dev/nvidiactl").exists())
+        return int(device != "cpu")
 
     def training_threads(self, keyed: str) -> int:
         """Threads of a training job; they change rounding, so they are parameters of the instance."""

@@ -15,6 +15,8 @@ views.export_library(ROOT)
 
 try:
     PLAN = Plan.load([CONFIG, *workflow.config_settings.configfiles], dict(workflow.config_settings.config))
+    # Snakemake counts nodes only where jobs are sent to them.
+    PLAN.on_cluster = workflow.resource_settings.nodes is not None
     config.clear()
     config.update(PLAN.config)
     if workflow.is_main_process:

@@ -166,10 +166,20 @@ rule plot_comparison:
         "../scripts/plot_comparison.py"
 
 
+# Made in less time than a job needs to start, so they do not go to a cluster: links, and indices of shards.
 localrules:
     view,
     view_figure,
     view_table,
+    join_maps,
+    join_erased,
+    join_irn_labels,
+    join_irn_edges,
+    join_psa_scores,
+    join_psa_affinities,
+    join_deeplab_logits,
+    join_psl_logits,
+    join_cct_logits,
 
 
 rule view:
