@@ -27,7 +27,7 @@ def main() -> int:
     targets = sys.argv[3:]
     profile = yaml.safe_load(PROFILE.read_text(encoding="utf-8"))
     triggers = frozenset(RerunTrigger.parse_choice(name) for name in profile["rerun-triggers"])
-    with SnakemakeApi(OutputSettings(dryrun=True, quiet={Quietness.ALL})) as api:
+    with SnakemakeApi(OutputSettings(dryrun=True, quiet=set(Quietness))) as api:
         try:
             workflow = api.workflow(
                 resource_settings=ResourceSettings(cores=request["cores"], resources={"gpu": request["gpus"]}),
@@ -58,8 +58,7 @@ def _described(dag, job) -> dict:
         "output": [str(path) for path in job.output],
         "needs": [dag.jobid(other) for other in dag.dependencies[job]],
         "measured": job.benchmark is not None,
-        "computes": job.rule.script is not None,
-        "job": job.params.get("job"),
+        "job": job.params.get("job") if job.benchmark is not None else None,
     }
 
 
