@@ -79,11 +79,11 @@ def scale(
         for size in sorted(sizes):
             with tempfile.TemporaryDirectory(prefix="camflow-scale-") as folder:
                 report["runs"].append(measure(Path(folder), size, side, cores, step))
-    show(report, console or Console(width=None if sys.stdout.isatty() else 132))
-    if json_file:
-        from camflow.store import write_json  # here: this process stays small while others are measured
+            if json_file:  # after each size, since the next one takes longer
+                from camflow.store import write_json  # here: this process stays small while others are measured
 
-        write_json(json_file, report)
+                write_json(json_file, report)
+    show(report, console or Console(width=None if sys.stdout.isatty() else 132))
     if figure:
         from camflow.bench.scale_figure import draw
 
