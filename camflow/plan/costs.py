@@ -197,12 +197,14 @@ def wall_seconds(jobs: Sequence[Job], seconds: Mapping[int, float], cores: int, 
                     passed_over.append((negative, number))
             for item in passed_over:
                 heapq.heappush(heap, item)
-        clock, done = heapq.heappop(running)
-        free = [have + back for have, back in zip(free, takes(done), strict=True)]
-        for number in followers[done]:
-            waits[number].discard(done)
-            if not waits[number]:
-                queue(number)
+        clock = running[0][0]
+        while running and running[0][0] == clock:  # all that end now, before the next are chosen
+            _, done = heapq.heappop(running)
+            free = [have + back for have, back in zip(free, takes(done), strict=True)]
+            for number in followers[done]:
+                waits[number].discard(done)
+                if not waits[number]:
+                    queue(number)
     return clock
 
 

@@ -131,17 +131,19 @@ def show(report: dict[str, Any], console: Console) -> None:
     """Print a report for people."""
     total = report["total"]
     if not total["jobs_to_run"]:
-        console.print(f"Nothing to run: {_jobs(total['jobs_cached'])} cached, {_size(total['stored_bytes'])} on disk.")
+        console.print(
+            f"Nothing to run: {_count(total['jobs_cached'], 'job')} cached, {_size(total['stored_bytes'])} on disk."
+        )
         return
     console.print(_table(report))
-    where = f"{report['cores']} cores" + (f" and {report['gpus']} GPUs" if total["gpu_hours"] else "")
+    where = _count(report["cores"], "core") + (f" and {_count(report['gpus'], 'GPU')}" if total["gpu_hours"] else "")
     if report["wall_seconds"] is None:
         console.print(f"How long it takes cannot be said: of {report['records']} records none is of such a job.")
     elif report["complete"]:
         console.print(f"About {_time(report['wall_seconds'])} on {where}.")
     else:
         console.print(
-            f"At least {_time(report['wall_seconds'])} on {where}, and what {_jobs(total['jobs_without_record'])} "
+            f"At least {_time(report['wall_seconds'])} on {where}, and what {_count(total['jobs_without_record'], 'job')} "
             "without a record take."
         )
     if any(OTHER in item["stands_on"]["estimates"] for item in report["stages"]):
@@ -187,16 +189,15 @@ def _basis(item: dict[str, Any]) -> str:
     parts = []
     if basis["records"]:
         tiers = " / ".join(tier for tier in (HERE, SAME, OTHER) if tier in basis["estimates"])
-        runs = "1 run" if basis["records"] == 1 else f"{basis['records']} runs"
         devices = ", ".join(name[:LONG].strip() for name in basis["devices"])
-        parts.append(f"{runs}, {tiers} ({', '.join(basis['datasets'])}; {devices})")
+        parts.append(f"{_count(basis['records'], 'run')}, {tiers} ({', '.join(basis['datasets'])}; {devices})")
     if item["jobs_without_record"]:
         parts.append("no record yet" if not parts else f"{item['jobs_without_record']} without a record")
     return "; ".join(parts)
 
 
-def _jobs(count: int) -> str:
-    return "1 job" if count == 1 else f"{count} jobs"
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}" if count == 1 else f"{count} {what}s"
 
 
 def _number(value: float | None) -> str:
