@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from camflow.plots.style import figure, save_figure
+import matplotlib.pyplot as plt
+
+from camflow.plots.style import save
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
@@ -17,7 +19,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     """
     runs = report["runs"]
     photos = [run["images"] for run in runs]
-    image, axes = figure(2, 2, size=(8.0, 5.6))
+    figure, axes = plt.subplots(2, 2, figsize=(7.2, 5.0))
     seconds, memory, planning, files = axes.flat
     for column, stage in enumerate(runs[0]["stages"]):
         rows = [run["stages"][column] for run in runs]
@@ -27,7 +29,12 @@ def draw(report: dict[str, Any], path: Path) -> None:
         planning.plot(photos, [run["plans"][name]["seconds"] for run in runs], marker="o", markersize=3, label=label)
     files.plot(photos, [run["files"]["count"] for run in runs], marker="o", markersize=3, label="results")
     files.plot(photos, [run["snakemake_files"]["count"] for run in runs], marker="o", markersize=3, label=".snakemake")
-    titles = {seconds: "seconds by stage", memory: "peak MB by stage", planning: "snakemake -n, seconds", files: "files"}
+    titles = {
+        seconds: "seconds by stage",
+        memory: "peak MB by stage",
+        planning: "snakemake -n, seconds",
+        files: "files",
+    }
     for axis, title in titles.items():
         axis.set_title(title, fontsize=9)
         axis.set_xlabel("photos", fontsize=8)
@@ -35,4 +42,5 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axis.tick_params(labelsize=7)
         if axis is not memory:
             axis.legend(fontsize=6, frameon=False)
-    save_figure(image, path)
+    figure.tight_layout()
+    save(figure, path)
