@@ -194,6 +194,7 @@ def _stages(folder: Path) -> list[dict[str, Any]]:
                 "jobs": len(jobs),
                 "images": round(sum(item.work.images for item in jobs)),
                 "seconds": seconds,
+                "cpu_seconds": sum(item.cpu for item in jobs),
                 "whole_seconds": sum(item.seconds for item in jobs),
                 "peak_mb": max(item.peak_mb for item in jobs),
                 "bytes": sum(item.size for item in jobs),
@@ -218,8 +219,11 @@ def show(report: dict[str, Any], console: Console) -> None:
         f"photos of {report['side']}x{report['side']}, Snakemake on {report['cores']}",
         highlight=False,
     )
-    console.print(_by_size("images/s", runs, lambda stage: number(stage["images"] / stage["seconds"])))
     console.print(_by_size("seconds", runs, lambda stage: number(stage["seconds"])))
+    console.print(_by_size("CPU seconds", runs, lambda stage: number(stage["cpu_seconds"])))
+    console.print(
+        _by_size("images/CPU s", runs, lambda stage: number(stage["images"] / max(stage["cpu_seconds"], 1e-2)))
+    )
     console.print(_by_size("peak MB", runs, lambda stage: f"{stage['peak_mb']:.0f}"))
     console.print(_around(runs))
 
@@ -240,7 +244,8 @@ def _around(runs: Sequence[dict[str, Any]]) -> Table:
     for run in runs:
         table.add_column(str(run["images"]), justify="right")
     for name, meaning in PLANS.items():
-        table.add_row(f"planning s, {meaning}", *(number(run["plans"][name]["seconds"]) for run in runs))
+        for key, unit in (("seconds", "s"), ("cpu_seconds", "CPU s")):
+            table.add_row(f"planning {unit}, {meaning}", *(number(run["plans"][name][key]) for run in runs))
     table.add_row("planning peak MB", *(f"{max(p['peak_mb'] for p in run['plans'].values()):.0f}" for run in runs))
     table.add_row("run s", *(number(run["run"]["seconds"]) for run in runs))
     table.add_row("files of results", *(str(run["files"]["count"]) for run in runs))

@@ -23,16 +23,18 @@ def draw(report: dict[str, Any], path: Path) -> None:
     seconds, memory, planning, files = axes.flat
     for column, stage in enumerate(runs[0]["stages"]):
         rows = [run["stages"][column] for run in runs]
-        seconds.plot(photos, [row["seconds"] for row in rows], marker="o", markersize=3, label=stage["name"])
+        seconds.plot(photos, [row["cpu_seconds"] for row in rows], marker="o", markersize=3, label=stage["name"])
         memory.plot(photos, [row["peak_mb"] for row in rows], marker="o", markersize=3)
     for name, label in (("first", "reading every photo"), ("again", "nothing made yet"), ("done", "everything made")):
-        planning.plot(photos, [run["plans"][name]["seconds"] for run in runs], marker="o", markersize=3, label=label)
+        planning.plot(
+            photos, [run["plans"][name]["cpu_seconds"] for run in runs], marker="o", markersize=3, label=label
+        )
     files.plot(photos, [run["files"]["count"] for run in runs], marker="o", markersize=3, label="results")
     files.plot(photos, [run["snakemake_files"]["count"] for run in runs], marker="o", markersize=3, label=".snakemake")
     titles = {
-        seconds: "seconds by stage",
+        seconds: "CPU seconds by stage",
         memory: "peak MB by stage",
-        planning: "snakemake -n, seconds",
+        planning: "snakemake -n, CPU seconds",
         files: "files",
     }
     for axis, title in titles.items():

@@ -6,6 +6,7 @@ import contextlib
 import importlib.metadata
 import json
 import logging
+import os
 import platform
 import sys
 import time
@@ -136,17 +137,23 @@ class Job:
                 f"{changed[0]}{more}: changed while this job was reading the data. Run the same command again."
             )
 
-    def leave_record(self, seconds: float) -> None:
+    def leave_record(self, seconds: float, cpu: float) -> None:
         """Write down what this job had to do and how long its stage took, for ``camflow plan``."""
         if self._record:
             records.leave(
                 self._record,
                 self._work,
                 stage=seconds,
+                cpu=cpu,
                 threads=self.threads,
                 gpus=self.gpus,
                 outputs=map(str, self.output),
             )
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of those it has waited for."""
+    return sum(os.times()[:4])
 
 
 def software() -> dict[str, str]:
@@ -213,10 +220,10 @@ def start(snakemake) -> Iterator[Job]:
             job.verify()
             for path in job.input:
                 check_origin(Path(str(path)))
-            clock = time.perf_counter()
+            clock, cpu = time.perf_counter(), _cpu_seconds()
             yield job
             job.verify_data()
-            job.leave_record(time.perf_counter() - clock)
+            job.leave_record(time.perf_counter() - clock, _cpu_seconds() - cpu)
         except Exception as error:
             lines = [f"{job.target}: {_sentence(job, error)}"]
             if isinstance(error, StoreError):

@@ -71,6 +71,7 @@ class Record:
         work: what it had to do.
         seconds: from its start to its end, as Snakemake measured.
         stage: of these, what the stage itself took; the rest is starting Python, imports and checks of its key.
+        cpu: seconds of processor time of the stage, in all its processes; on a busy machine it tells more.
         threads, gpus: what it had for itself.
         size: bytes of its outputs.
         peak_mb: largest resident memory of one of its processes, 2^20 bytes.
@@ -80,6 +81,7 @@ class Record:
     work: Work
     seconds: float
     stage: float
+    cpu: float
     threads: int
     gpus: int
     size: int
@@ -167,13 +169,14 @@ def place(plan: Plan, log: Path, target: str) -> Path | None:
     return plan.results / "benchmarks" / log.relative_to(plan.results / "logs").with_suffix(".json")
 
 
-def leave(path: Path, work: Work, *, stage: float, threads: int, gpus: int, outputs: Iterable[str]) -> None:
+def leave(path: Path, work: Work, *, stage: float, cpu: float, threads: int, gpus: int, outputs: Iterable[str]) -> None:
     """Write the description of a job that has ended well; what cannot be written must not undo it."""
     try:
         line = {
             "format": FORMAT,
             "work": asdict(work),
             "stage": stage,
+            "cpu": cpu,
             "threads": threads,
             "gpus": gpus,
             "size": written(outputs),

@@ -37,9 +37,13 @@ CONFIG = {
     "refiners": {"crf": {"method": "crf"}},
 }
 CRF = Work("refine_crf", "parts", "aaaa", (), 50.0, grows=True)
-CRF_RECORD = Record(CRF, seconds=105.0, stage=100.0, threads=2, gpus=0, size=5000, peak_mb=500.0, device="cpu")
+CRF_RECORD = Record(
+    CRF, seconds=105.0, stage=100.0, cpu=150.0, threads=2, gpus=0, size=5000, peak_mb=500.0, device="cpu"
+)
 TRAIN = Work("train_plain", "parts", "bbbb", ("tiny",), 40.0, epochs=5)
-TRAIN_RECORD = Record(TRAIN, seconds=30.0, stage=20.0, threads=1, gpus=1, size=700, peak_mb=900.0, device="card")
+TRAIN_RECORD = Record(
+    TRAIN, seconds=30.0, stage=20.0, cpu=18.0, threads=1, gpus=1, size=700, peak_mb=900.0, device="card"
+)
 
 
 def job(work: Work | None, **more) -> Job:
@@ -195,7 +199,13 @@ def leave(folder: Path, name: str, record: Record, output: Path) -> Path:
     output.write_bytes(b"x" * record.size)
     path = folder / f"{name}.json"
     records.leave(
-        path, record.work, stage=record.stage, threads=record.threads, gpus=record.gpus, outputs=[str(output)]
+        path,
+        record.work,
+        stage=record.stage,
+        cpu=record.cpu,
+        threads=record.threads,
+        gpus=record.gpus,
+        outputs=[str(output)],
     )
     path.with_suffix(".tsv").write_text(f"s\th:m:s\tmax_rss\n{record.seconds}\t0:01:45\tNA\n")
     return path
@@ -241,8 +251,8 @@ def test_places_without_records_are_named(tmp_path):
 
 def test_a_full_disk_does_not_undo_a_job(tmp_path):
     (tmp_path / "file").write_text("")
-    records.leave(tmp_path / "file/below.json", CRF, stage=1.0, threads=1, gpus=0, outputs=[])
-    records.leave(tmp_path / "x.json", CRF, stage=1.0, threads=1, gpus=0, outputs=[str(tmp_path / "gone")])
+    records.leave(tmp_path / "file/below.json", CRF, stage=1.0, cpu=1.0, threads=1, gpus=0, outputs=[])
+    records.leave(tmp_path / "x.json", CRF, stage=1.0, cpu=1.0, threads=1, gpus=0, outputs=[str(tmp_path / "gone")])
     assert (tmp_path / "x.json").is_file()
 
 
