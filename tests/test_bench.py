@@ -257,7 +257,8 @@ def made_scale_report(sizes=(100, 1000)):
         {
             "images": size, "plans": plan, "run": {"seconds": 9.0},
             "stages": [
-                {**stage, "images": size, "seconds": size / 50, "cpu_seconds": size / 50, "whole_seconds": 3, "peak_mb": 555.0, "bytes": 9 * size}
+                {**stage, "images": size, "seconds": size / 50, "cpu_seconds": size / 50, "whole_seconds": 3,
+                 "peak_mb": 555.0, "bytes": 9 * size}
                 for stage in stages
             ],
             "files": {"count": 87, "bytes": 12345678}, "snakemake_files": {"count": 45, "bytes": 1},
