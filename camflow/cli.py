@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Sequence
@@ -54,6 +55,26 @@ def _parser() -> argparse.ArgumentParser:
     why.add_argument("path", help="readable path, such as results/parts/plain/cam/score.val.json")
     _add_config(why)
     why.set_defaults(run=_why)
+
+    plan = commands.add_parser("plan", help="what would run, what is cached, and what it will cost")
+    plan.add_argument("targets", nargs="*", metavar="TARGET", help="as given to snakemake (default: the recipes)")
+    plan.add_argument("--cores", type=int, metavar="N", help="cores to run on (default: this machine's)")
+    plan.add_argument(
+        "--gpus", type=int, default=1, metavar="N", help="GPUs to run on, where jobs use them (default 1)"
+    )
+    plan.add_argument(
+        "--records",
+        nargs="+",
+        default=[],
+        metavar="PLACE",
+        help="more records: files of --save-records, or folders of benchmarks",
+    )
+    plan.add_argument(
+        "--save-records", type=Path, metavar="FILE", help="write all records into one file to carry elsewhere"
+    )
+    plan.add_argument("--json", action="store_true", help="print JSON")
+    _add_config(plan)
+    plan.set_defaults(run=_costs)
 
     gc = commands.add_parser("gc", help="list (and with --delete remove) what the config no longer reaches")
     gc.add_argument("--delete", action="store_true", help="remove what is listed")
@@ -110,6 +131,17 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--only", nargs="+", metavar="NAME", help="measure these stages or ratios (docs/benchmarks.md)")
     bench.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
     bench.set_defaults(run=_bench)
+    scale = bench.add_subparsers(metavar="scale").add_parser(
+        "scale", help="run the real workflow on growing datasets (docs/scale.md)"
+    )
+    scale.add_argument("--images", dest="sizes", type=int, nargs="+", metavar="N", help="numbers of photos")
+    scale.add_argument(
+        "--size", dest="side", type=int, default=48, metavar="PX", help="side of the photos (default 48)"
+    )
+    scale.add_argument("--cores", type=int, default=1, metavar="N", help="cores of Snakemake (default 1)")
+    scale.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there as well")
+    scale.add_argument("--figure", type=Path, metavar="PNG", help="draw them")
+    scale.set_defaults(run=_bench_scale)
     return parser
 
 
@@ -175,6 +207,21 @@ def _why(options: argparse.Namespace) -> None:
         print(line)
 
 
+def _costs(options: argparse.Namespace) -> None:
+    from rich.console import Console
+
+    from camflow.machine import usable_cores
+    from camflow.plan.forecast import forecast, show
+
+    cores = usable_cores() if options.cores is None else options.cores
+    more = {"places": options.records, "save": options.save_records}
+    report = forecast(_plan(options), options.targets, cores=cores, gpus=options.gpus, **more)
+    if options.json:
+        print(json.dumps(report, indent=2))
+    else:
+        show(report, Console(width=None if sys.stdout.isatty() else 160))
+
+
 def _gc(options: argparse.Namespace) -> None:
     from camflow.plan import gc
 
@@ -226,6 +273,18 @@ def _bench(options: argparse.Namespace) -> None:
     from camflow.bench.run import run
 
     run(options.images, options.size, photo_size=options.photo_size, only=options.only, json_file=options.json)
+
+
+def _bench_scale(options: argparse.Namespace) -> None:
+    from camflow.bench.scale import SIZES, scale
+
+    scale(
+        options.sizes or SIZES,
+        options.side,
+        cores=options.cores,
+        json_file=options.json,
+        figure=options.figure,
+    )
 
 
 if __name__ == "__main__":

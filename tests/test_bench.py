@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 import camflow
-from camflow.bench import localizers, refiners
+from camflow import cli
+from camflow.bench import localizers, refiners, scale, scale_figure
 from camflow.bench.compare import agree, alternate
 from camflow.bench.ratios import RATIOS, train_threads
 from camflow.bench.run import RATIO_NAMES, run
@@ -246,3 +248,53 @@ def test_measuring_process_stays_small():
     code = "import sys, camflow.bench.run; print([m for m in ('torch', 'numpy', 'h5py') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def made_scale_report(sizes=(100, 1000)):
+    stages = [{"name": "check", "jobs": 1}, {"name": "crf", "jobs": 1}]
+    plan = {name: {"seconds": 3.0, "cpu_seconds": 2.0, "peak_mb": 150.0} for name in ("first", "again", "done")}
+    runs = [
+        {
+            "images": size, "plans": plan, "run": {"seconds": 9.0},
+            "stages": [
+                {**stage, "images": size, "seconds": size / 50, "cpu_seconds": size / 50, "whole_seconds": 3,
+                 "peak_mb": 555.0, "bytes": 9 * size}
+                for stage in stages
+            ],
+            "files": {"count": 87, "bytes": 12345678}, "snakemake_files": {"count": 45, "bytes": 1},
+        }
+        for size in sizes
+    ]  # fmt: skip
+    machine = {"cpu": "CPU", "cores": 2, "load": 0.1, "python": "3", "torch": "2"}
+    return {"machine": machine, "side": 48, "cores": 1, "runs": runs}
+
+
+def test_the_tables_of_a_scale_run(tmp_path):
+    console = Console(file=io.StringIO(), width=132)
+    scale.show(made_scale_report(), console)
+    text = console.file.getvalue()
+    for found in ("check", "crf", "1000", "50.0", "555", "reads every photo", "87", "12.3"):
+        assert found in text, found
+    scale_figure.draw(made_scale_report(), tmp_path / "scale.png")
+    with Image.open(tmp_path / "scale.png") as picture:
+        assert picture.format == "PNG" and picture.width > 500
+
+
+@pytest.mark.parametrize("wrong", [{"sizes": [5]}, {"sizes": []}, {"side": 20}, {"cores": 0}])
+def test_a_scale_run_that_cannot_be_is_refused_at_once(wrong):
+    with pytest.raises(ConfigError, match="--images should be from 10"):
+        scale.scale(**wrong)
+
+
+@pytest.mark.long
+def test_a_scale_run_runs_the_workflow_and_counts_what_it_leaves(tmp_path, capsys):
+    assert cli.main(["bench", "scale", "--images", "20", "12", "--json", str(tmp_path / "scale.json")]) == 0
+    report = json.loads((tmp_path / "scale.json").read_text())
+    assert [each["images"] for each in report["runs"]] == [12, 20]
+    for each in report["runs"]:
+        assert {stage["name"]: stage["images"] for stage in each["stages"]} == dict.fromkeys(
+            scale.STAGES.values(), each["images"]
+        )
+        assert all(_positive(stage["seconds"]) and stage["peak_mb"] > 50 for stage in each["stages"])
+    assert report["runs"][0]["files"]["count"] == report["runs"][1]["files"]["count"]  # whatever the number of photos
+    assert "planning" in capsys.readouterr().out

@@ -11,12 +11,12 @@ import torch
 from torch import nn
 
 from camflow.bench.compare import TOLERANCE, Comparison, Row, agree, compare, skipped
-from camflow.bench.machine import usable_cores
 from camflow.bench.made import CLASSES, STRIDE, Example, MemoryPhotos, examples
 from camflow.localize.advcam import AdvCamParams, advcam, frozen
 from camflow.localize.cam import CamParams, add_views, cam, extract_cams
 from camflow.localize.extract import normalisation_table, numerics, run_views, to_views
 from camflow.localize.lpcam import collapse, explicit_similarity, lpcam, similarity_maps
+from camflow.machine import usable_cores
 from camflow.models.classifier import Classifier, build_classifier
 from camflow.store import Store, StoreWriter
 

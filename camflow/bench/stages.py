@@ -6,12 +6,12 @@ in a process of its own, whose memory should hold what that stage needs and noth
 
 from __future__ import annotations
 
-import resource
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+
+from camflow.machine import peak_memory
 
 SPLITS = {"1x": "val", "10x": "train"}  # one made dataset whose training split is ten times its validation split
 CAM_SCALES = (1.0, 1.5)  # of the embedded default
@@ -69,13 +69,6 @@ def measure(stage: str, folder: Path, at: str, images: int, size: int) -> dict[s
     work()
     seconds = time.perf_counter() - clock
     return {"images": count, "seconds": seconds, "rate": count / seconds, "start_mb": start, "peak_mb": peak_memory()}
-
-
-def peak_memory() -> float:
-    """The largest resident memory so far of this process or of one of its children, MB (2^20 bytes)."""
-    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, kilobytes elsewhere
-    kinds = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(kind).ru_maxrss for kind in kinds) * unit / 2**20
 
 
 # --- the stages ------------------------------------------------------------------------------------------------------

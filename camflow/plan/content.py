@@ -22,6 +22,7 @@ from camflow.store import shard_of, write_text
 
 MANIFEST = "manifest.json"
 ALL = ("images", "labels", "masks", "boxes")
+_MANY = 1000  # files whose digests are written down as soon as they are known, should nobody get to say so later
 _SETTLED_NS = 2_000_000_000  # a file changed within this time of its digest may change again unseen
 
 
@@ -75,6 +76,10 @@ class FileDigests:
                     self._new = True
                 if bar is not None:
                     bar.update()
+        if bar is not None:
+            bar.close()
+        if len(unknown) > _MANY:
+            self.save()
         return found
 
     def marks(self) -> dict[str, list]:
@@ -136,10 +141,18 @@ class Content:
         self._provenance = provenance
         self._manifest = manifest or {}
         self._root = root
+        self._known: dict[tuple, str] = {}
+        self._sources: dict[str, Any] = {}
         self._digests: dict[tuple[str, str], dict[str, Any]] = {}
 
     def digest(self, split: str, facets: tuple[str, ...], shard: tuple[int, int] | None = None) -> str:
         """Digest of a split's (or a shard's) facets; equal exactly when ids and file contents are equal."""
+        asked = (split, tuple(facets), shard)
+        if asked not in self._known:  # several keys ask for the same
+            self._known[asked] = self._digest(*asked)
+        return self._known[asked]
+
+    def _digest(self, split: str, facets: tuple[str, ...], shard: tuple[int, int] | None) -> str:
         made = digest(["made", self._provenance, split, sorted(facets), shard])
         if self._reader is None:
             return made
@@ -183,7 +196,9 @@ class Content:
 
     def _facet(self, split: str, facet: str) -> dict[str, Any]:
         if (split, facet) not in self._digests:
-            sources = self._reader.sources(split)
+            if split not in self._sources:  # one listing for all facets
+                self._sources[split] = self._reader.sources(split)
+            sources = self._sources[split]
             per_image: dict[str, tuple[Path, ...]] = getattr(sources, facet)
             shared = tuple(sources.shared.get(facet, ()))
             found = self._files.of([*shared, *(path for paths in per_image.values() for path in paths)])

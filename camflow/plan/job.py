@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from camflow.errors import CamflowError, DataError, RecipeError, StoreError
+from camflow.plan import records
 from camflow.plan.content import changed_since
 from camflow.plan.origin import check_origin
 from camflow.plan.plan import Plan, parse_target
@@ -33,7 +34,9 @@ class Job:
         self.description: dict[str, Any] = json.loads(snakemake.params.job)
         self.input = snakemake.input
         self.output = snakemake.output
+        self.rule = snakemake.rule
         self.threads = int(snakemake.threads)
+        self.gpus = int(snakemake.resources.get("gpu", 0))
         self.log = Path(snakemake.log[0]) if snakemake.log else None
 
     def __getattr__(self, name: str) -> Any:
@@ -127,6 +130,8 @@ class Job:
                 f"{self.description['output']} was planned, but config, code and data on disk now give {now}: something "
                 "was edited after planning. Nothing was written; start Snakemake again."
             )
+        self._record = records.place(plan, self.log, self.target) if self.log else None
+        self._work = records.work_of(plan, self.rule, self.description)
 
     def verify_data(self) -> None:
         """Refuse the result when a file of the dataset was written while the job ran; its outputs are removed."""
@@ -138,6 +143,24 @@ class Job:
             raise DataError(
                 f"{changed[0]}{more}: changed while this job was reading the data. Run the same command again."
             )
+
+    def leave_record(self, seconds: float, cpu: float) -> None:
+        """Write down what this job had to do and how long its stage took, for ``camflow plan``."""
+        if self._record:
+            records.leave(
+                self._record,
+                self._work,
+                stage=seconds,
+                cpu=cpu,
+                threads=self.threads,
+                gpus=self.gpus,
+                outputs=map(str, self.output),
+            )
+
+
+def _cpu_seconds() -> float:
+    """Processor time of this process and of those it has waited for."""
+    return sum(os.times()[:4])
 
 
 def software() -> dict[str, str]:
@@ -209,8 +232,10 @@ def start(snakemake) -> Iterator[Job]:
             job.verify()
             for path in job.input:
                 check_origin(Path(str(path)))
+            clock, cpu = time.perf_counter(), _cpu_seconds()
             yield job
             job.verify_data()
+            job.leave_record(time.perf_counter() - clock, _cpu_seconds() - cpu)
         except Exception as error:
             lines = [f"{job.target}: {_sentence(job, error)}"]
             if isinstance(error, StoreError):

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from camflow.errors import RecipeError
-from camflow.plan import views
+from camflow.plan import content, views
 from camflow.plan.content import FileDigests, changed_since
 from camflow.plan.plan import Plan, parse_target
 
@@ -172,3 +172,24 @@ def test_best_needs_masks_and_says_so(mine):
     Path("config.yaml").write_text(text)
     with pytest.raises(RecipeError, match=r"refiners\.crf\.threshold to a number"):
         Plan.load(["config.yaml"]).path(parse_target("mine/plain/cam/crf/masks.val.h5"))
+
+
+def test_many_digests_are_kept_as_soon_as_they_are_known(tmp_path, monkeypatch):
+    for name in range(1001):
+        (tmp_path / f"{name}.x").write_bytes(b"x")
+        os.utime(tmp_path / f"{name}.x", (1, 1))
+    paths = sorted(tmp_path.glob("*.x"))
+    found = FileDigests(tmp_path / "cache.json").of(paths)  # nobody saves
+    monkeypatch.setattr(content, "_SETTLED_NS", -(10**18))  # as if all that was long ago
+    monkeypatch.setattr(content, "_digest_file", lambda path: pytest.fail(f"{path} was read again"))
+    assert FileDigests(tmp_path / "cache.json").of(paths) == found
+
+
+def test_a_split_is_listed_once_for_all_that_is_in_it(mine):
+    _, make = mine
+    plan = make()
+    reader = plan.content("mine")._reader
+    listed, sources = [], reader.sources
+    reader.sources = lambda split: listed.append(split) or sources(split)
+    plan.path(parse_target("mine/plain/cam/none/score.train.json"))
+    assert sorted(listed) == sorted(set(listed))

@@ -119,6 +119,8 @@ rule join_erased:
         joined=f"{DEPTH['classifier']}/erased.{{split}}-{{token}}.h5",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/erased.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/erased.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -134,6 +136,8 @@ rule confide_classifier:
         confidence=f"{DEPTH['classifier']}/confidence.{{split}}-{{token}}.h5",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/confidence.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/confidence.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     resources:

@@ -21,7 +21,6 @@ try:
     config.update(PLAN.config)
     if workflow.is_main_process:
         views.remove_stale(PLAN)
-        PLAN.save_caches()
     DEFAULT_TARGETS = PLAN.readable()
     # A wrong path, or data that is not there, is refused here in one sentence rather than from within the DAG. (While
     # the Snakefile is read, Snakemake does not say yet what it was asked for.)
@@ -30,6 +29,8 @@ try:
     for path in [item for item in asked if not item.endswith(reports)] or DEFAULT_TARGETS:
         if workflow.is_main_process:
             PLAN.check_readable(path)
+    if workflow.is_main_process:
+        PLAN.save_caches()
 except CamflowError as error:
     # Snakemake prints its own error type without a traceback.
     raise WorkflowError(str(error)) from None

@@ -8,6 +8,8 @@ rule score_classifier:
         score=f"{DEPTH['classifier']}/score.{{split}}-{{token}}.json",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/score.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/score.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     resources:
@@ -43,6 +45,8 @@ rule score_masks:
         score=f"{DEPTH['refiner']}/score.{{split}}-{{token}}.json",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/score.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/score.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     threads: PLAN.config["runtime"]["jobs"]

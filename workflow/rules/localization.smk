@@ -26,6 +26,8 @@ rule score_localization:
         score=f"{DEPTH['localizer']}/localization.{{split}}-{{token}}.json",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/localization.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/localization.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -41,6 +43,8 @@ rule score_pxap:
         score=f"{DEPTH['localizer']}/pxap.{{split}}-{{token}}.json",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/pxap.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/pxap.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -56,6 +60,8 @@ rule score_saliency:
         score=f"{DEPTH['localizer']}/saliency.{{split}}-{{token}}.json",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/saliency.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/saliency.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     resources:
@@ -121,6 +127,8 @@ rule score_masked:
         score=f"{DEPTH['localizer']}/masked_{{network}}.{{split}}-{{token}}.json",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/masked_{{network}}.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/masked_{{network}}.{{split}}-{{token}}.tsv"
     wildcard_constraints:
         network="|".join(["classifier", *NETWORKS]),
     conda:

@@ -70,6 +70,8 @@ rule join_prototypes:
         prototypes=f"{DEPTH['classifier']}/lpcam_prototypes-{{token}}.h5",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/lpcam_prototypes-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/lpcam_prototypes-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -207,6 +209,8 @@ rule join_maps:
         maps=f"{DEPTH['localizer']}/maps.{{split}}-{{token}}.h5",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:

@@ -25,6 +25,8 @@ rule join_irn_labels:
         joined=f"{DEPTH['localizer']}/irn_labels-{{token}}.h5",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/irn_labels-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/irn_labels-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -80,6 +82,8 @@ rule join_irn_edges:
         joined=f"{DEPTH['localizer']}/irn_edges.{{split}}-{{token}}.h5",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/irn_edges.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/irn_edges.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -135,6 +139,8 @@ rule score_instances:
         score=f"{DEPTH['refiner']}/score_instances.{{split}}-{{token}}.json",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/score_instances.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/score_instances.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -167,6 +173,8 @@ rule join_psa_scores:
         joined=f"{DEPTH['localizer']}/psa_scores-{{token}}.h5",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/psa_scores-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/psa_scores-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -222,6 +230,8 @@ rule join_psa_affinities:
         joined=f"{DEPTH['localizer']}/psa_affinities.{{split}}-{{token}}.h5",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/psa_affinities.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/psa_affinities.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:

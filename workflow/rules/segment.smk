@@ -57,6 +57,8 @@ for method in SEGMENTERS:
             joined=f"{DEPTH['refiner']}/{method}_logits.{{split}}-{{token}}.h5",
         log:
             f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/{method}_logits.{{split}}-{{token}}.log",
+        benchmark:
+            f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/{method}_logits.{{split}}-{{token}}.tsv"
         conda:
             "../../envs/camflow.yaml"
         params:
@@ -116,6 +118,8 @@ for score in ("score", "score_crf"):
             score=f"{DEPTH['segmenter']}/{score}.{{split}}-{{token}}.json",
         log:
             f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/{{segmenter}}/{score}.{{split}}-{{token}}.log",
+        benchmark:
+            f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/{{segmenter}}/{score}.{{split}}-{{token}}.tsv"
         conda:
             "../../envs/camflow.yaml"
         threads: PLAN.config["runtime"]["jobs"]
@@ -132,6 +136,8 @@ rule export_voc:
         archive=f"{DEPTH['segmenter']}/export_voc.{{split}}-{{token}}.tgz",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/{{segmenter}}/export_voc.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/{{segmenter}}/export_voc.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:

@@ -33,6 +33,8 @@ rule study_successive:
         maps=f"{DEPTH['localizer']}/successive_maps.{{split}}-{{token}}.h5",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/successive.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/successive.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     threads: PLAN.config["runtime"]["jobs"]
@@ -51,6 +53,8 @@ rule study_prototypes:
         table=f"{DEPTH['localizer']}/prototypes-{{token}}.csv",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/prototypes-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/prototypes-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
@@ -66,6 +70,8 @@ rule study_errors:
         table=f"{DEPTH['localizer']}/errors.{{split}}-{{token}}.csv",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/errors.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/errors.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:

@@ -90,6 +90,8 @@ rule score_temporal:
         score=f"{DEPTH['localizer']}/detections.{{split}}-{{token}}.json",
     log:
         f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/detections.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/detections.{{split}}-{{token}}.tsv"
     conda:
         "../../envs/camflow.yaml"
     params:
