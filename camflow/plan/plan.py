@@ -20,8 +20,10 @@ from typing import Any
 
 from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
+from camflow.plan.catalogue import Layers, read_catalogue
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
+from camflow.plan.papers import Papers
 from camflow.plan.recipe import (
     BESIDE,
     KINDS,
@@ -60,12 +62,20 @@ class Plan:
         self.overrides = overrides
         self.results = Path(results)
         self.store = self.results / "store"
+        self.layers = Layers({})
+
+    @functools.cached_property
+    def papers(self) -> Papers:
+        """The published tables."""
+        return Papers(self, read_catalogue())
 
     @classmethod
     def load(cls, files: Sequence[str | Path], overrides: dict[str, Any] | None = None) -> Plan:
         """Read the config files (the later over the earlier) and the command line's overrides."""
         overrides = dict(overrides or {})
-        plan = cls(load_config(files, overrides), [str(path) for path in files], overrides)
+        layers = Layers(read_catalogue())
+        plan = cls(load_config(files, overrides, layers.below), [str(path) for path in files], overrides)
+        plan.layers = layers
         if plan.config["runtime"]["compression"] == "zstd" and importlib.util.find_spec("hdf5plugin") is None:
             raise ConfigError("runtime.compression: zstd needs the package hdf5plugin; install it or take gzip")
         for path in plan.config["tables"]["published"]:
@@ -549,12 +559,14 @@ class Plan:
         """Store path of a readable path below the results folder."""
         if readable.startswith("tables/"):
             return self.table_path(Path(readable).stem, Path(readable).suffix)
+        if readable.startswith("papers/"):
+            return self.papers.path(readable)
         return self.path(parse_target(readable))
 
     def check_readable(self, path: str) -> None:
         """Refuse a readable path (with the results folder in front) that names no result; other targets pass."""
         first, _, readable = os.path.normpath(path).partition("/")
-        if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables"}:
+        if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables", "papers"}:
             self.path_of(readable)
 
     def shards(self, goal: Target) -> int:
@@ -788,7 +800,8 @@ class Plan:
             )
         choices = []
         for kind, part in zip(KINDS, pattern, strict=False):
-            names = list(self.config.get(section_of(kind), {}))
+            section = section_of(kind)
+            names = [name for name in self.config.get(section, {}) if (section, name) not in self.layers.hidden]
             chosen = fnmatch.filter(names, part) if set(part) & set("*?[") else [part]
             if part not in chosen and not chosen:
                 raise RecipeError(f"recipes: nothing in {section_of(kind)} matches '{part}'{did_you_mean(part, names)}")
@@ -920,7 +933,7 @@ class Plan:
         found: dict[tuple, dict[int, Target]] = {}
         for goal in self.scores():
             dataset, classifier, *rest = goal.steps
-            item = self._but_for_the_seed(classifier)
+            item = self.but_for_the_seed(classifier)
             seed = item.pop("seed", None)
             if seed is not None:
                 key = (dataset, json.dumps(item, sort_keys=True), *rest, goal.leaf.stem, goal.split)
@@ -937,13 +950,13 @@ class Plan:
                 groups[path] = [goal.path for goal in goals]
         return groups
 
-    def _but_for_the_seed(self, classifier: str) -> dict[str, Any]:
+    def but_for_the_seed(self, classifier: str) -> dict[str, Any]:
         """Parameters of a classifier; one it starts from by that one's parameters less its seed, not its name."""
         item = dict(self.instance("classifier", classifier))
         rules = self._entry("classifier", classifier).get("properties", {})
         for key, value in item.items():
             if value and rules.get(key, {}).get("x-beside"):
-                item[key] = {**self._but_for_the_seed(value), "seed": None}
+                item[key] = {**self.but_for_the_seed(value), "seed": None}
         return item
 
     @property
@@ -994,7 +1007,7 @@ class Plan:
         more: dict[str, Any] = {"reader": self.reader_parameters(goal.steps[0])} if len(goal.steps) == 1 else {}
         if goal.leaf.step:
             more["decisive"] = goal.leaf.parameters
-        return self._describe(
+        return self.describe(
             goal.path,
             goal.steps,
             self.path(goal, shard),
@@ -1007,7 +1020,7 @@ class Plan:
             **more,
         )
 
-    def _describe(self, goal: str, steps: tuple[str, ...], output: str, **more: Any) -> str:
+    def describe(self, goal: str, steps: tuple[str, ...], output: str, **more: Any) -> str:
         parameters = self.instance(KINDS[len(steps) - 1], steps[-1]) if steps else {}
         decisive = more.pop("decisive", None)
         if decisive is not None:  # a step is not told what does not decide it
@@ -1084,6 +1097,8 @@ class Plan:
         goal = description["target"]
         if goal.startswith("tables/"):
             return self.table_path(Path(goal).stem, Path(goal).suffix)
+        if goal.startswith("papers/"):
+            return self.papers.path(goal)
         if goal.startswith("data/"):
             return str(self.made_folder(goal.removeprefix("data/")) / "manifest.json")
         shard = description.get("shard")
@@ -1097,7 +1112,7 @@ class Plan:
             raise RecipeError(
                 f"{keyed} was asked for, but config and code now give {folder.name}; start Snakemake again"
             )
-        return self._describe(f"data/{name}", (name,), str(folder / "manifest.json"), data_root=str(folder))
+        return self.describe(f"data/{name}", (name,), str(folder / "manifest.json"), data_root=str(folder))
 
     def table_job(self, name: str, token: str) -> str:
         """Description of the job that makes a table."""
@@ -1107,7 +1122,7 @@ class Plan:
                 f"the table {token} was asked for, but config and code now give {path}; start Snakemake again"
             )
         parts = {"published": self._published, "groups": self.seed_groups()}
-        return self._describe(
+        return self.describe(
             f"tables/{name}.csv", (), path, token=token, scores=[g.path for g in self.scores_of(name)], **parts
         )
 
