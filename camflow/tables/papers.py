@@ -142,7 +142,7 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
         "" if pd.isna(row["measured"]) else f"{row['measured']:.2f}" + _spread(row) for _, row in frame.iterrows()
     ]
     published = [
-        "-" if pd.isna(row["published"]) else f"{row['published']:g}" + (f" ({UNCONFIRMED})" if row["unconfirmed"] else "")
+        "-" if pd.isna(row["published"]) else _plain(row["published"]) + (f" ({UNCONFIRMED})" if row["unconfirmed"] else "")
         for _, row in frame.iterrows()
     ]
     ran = frame["measured"].notna().any()
@@ -153,6 +153,11 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
     if own:
         found["difference"] = ["" if pd.isna(value) else f"{value:+.2f}" for value in frame["difference"]]
     return found.assign(status=frame["status"])
+
+
+def _plain(value: float) -> str:
+    """A published value with its digits, at least one behind the point."""
+    return f"{value:.1f}" if round(value, 1) == value else f"{value:g}"
 
 
 def _spread(row: Mapping[str, Any]) -> str:
