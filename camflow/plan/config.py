@@ -38,7 +38,7 @@ RESERVED = {"store", "data", "tables", "papers", "logs", "benchmarks", "scratch"
 # --- reading and merging ---------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML that refuses a key given twice and reads ``1e-4`` as the number it looks like."""
 
     def construct_mapping(self, node, deep=False):

@@ -78,12 +78,16 @@ class Papers:
         self._catalogue = catalogue
 
     @property
+    def tables(self) -> list[tuple[str, str]]:
+        """Every paper and table of the catalogue."""
+        return [(paper, table) for paper, entry in self._catalogue.items() for table in entry["tables"]]
+
+    @property
     def titles(self) -> dict[str, str]:
         """Name of every target -> paper and title of its table."""
         return {
-            target_name(paper, table): f"{entry['title']}: {item['title']}"
-            for paper, entry in self._catalogue.items()
-            for table, item in entry["tables"].items()
+            target_name(paper, table): f"{self._catalogue[paper]['title']}: {self._table(paper, table)['title']}"
+            for paper, table in self.tables
         }
 
     @functools.cached_property
@@ -95,22 +99,15 @@ class Papers:
 
     def files(self) -> list[str]:
         """Readable paths of all tables below the results folder."""
-        return [
-            f"papers/{paper}/{table}{suffix}"
-            for paper, entry in self._catalogue.items()
-            for table in entry["tables"]
-            for suffix in SUFFIXES
-        ]
+        return [path for paper, table in self.tables for path in _files(paper, table)]
 
     def targets(self) -> dict[str, list[str]]:
         """Name of every target, such as ``table_advcam_1`` -> the readable paths that it makes."""
         return {
             target_name(paper, table): [
-                str(self._plan.results / path)
-                for path in [*(f"papers/{paper}/{table}{suffix}" for suffix in SUFFIXES), *self._figures(paper, table)]
+                str(self._plan.results / path) for path in [*_files(paper, table), *self._figures(paper, table)]
             ]
-            for paper, entry in self._catalogue.items()
-            for table in entry["tables"]
+            for paper, table in self.tables
         }
 
     def _figures(self, paper: str, table: str) -> list[str]:
@@ -308,6 +305,10 @@ def target_name(paper: str, table: str) -> str:
     """``table_1`` of advcam is the target ``table_advcam_1``."""
     kind, _, number = table.partition("_")
     return f"{kind}_{paper}_{number}"
+
+
+def _files(paper: str, table: str) -> list[str]:
+    return [f"papers/{paper}/{table}{suffix}" for suffix in SUFFIXES]
 
 
 def _split(readable: str) -> tuple[str, str, str]:

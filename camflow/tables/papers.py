@@ -113,9 +113,7 @@ def _same_data(cell: Mapping[str, Any], scores: Sequence[Any]) -> tuple[bool, st
     return True, ""
 
 
-def _status(
-    cell: Mapping[str, Any], measured: float | None, difference: float | None, same: bool, note: str
-) -> str:
+def _status(cell: Mapping[str, Any], measured: float | None, difference: float | None, same: bool, note: str) -> str:
     if measured is None:
         return f"not run ({cell['not_run']})"
     if np.isnan(measured):
@@ -142,7 +140,9 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
         "" if pd.isna(row["measured"]) else f"{row['measured']:.2f}" + _spread(row) for _, row in frame.iterrows()
     ]
     published = [
-        "-" if pd.isna(row["published"]) else _plain(row["published"]) + (f" ({UNCONFIRMED})" if row["unconfirmed"] else "")
+        "-"
+        if pd.isna(row["published"])
+        else _plain(row["published"]) + (f" ({UNCONFIRMED})" if row["unconfirmed"] else "")
         for _, row in frame.iterrows()
     ]
     ran = frame["measured"].notna().any()
@@ -167,7 +167,9 @@ def _spread(row: Mapping[str, Any]) -> str:
 def notes(frame: pd.DataFrame) -> list[str]:
     """Sentences below a table: what the published values are of, their sources and conditions, what is unconfirmed."""
     found = []
-    other = frame[frame["measured"].notna() & frame["difference"].isna() & (frame["measured on"] != frame["published on"])]
+    other = frame[
+        frame["measured"].notna() & frame["difference"].isna() & (frame["measured on"] != frame["published on"])
+    ]
     if len(other):
         found.append(
             f"Published values are of {_list(other['published on'])}, measured ones of {_list(other['measured on'])}: they "
