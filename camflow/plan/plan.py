@@ -160,10 +160,12 @@ class Plan:
             for k, name in zip(KINDS, steps[:index], strict=False)
             for item in self._entry(k, name).get("x-provides", ())
         }
-        fitting = [
-            name for name in instances(self.config, section_of(kind)) if set(self._needs(kind, name)) <= provided
-        ]
+        fitting = [name for name in self._configured(section_of(kind)) if set(self._needs(kind, name)) <= provided]
         return f"What fits here: {', '.join(fitting)}." if fitting else f"No {kind} of this config fits here."
+
+    def _configured(self, section: str) -> list[str]:
+        """Instances that the config itself names, without those that only a published table needs."""
+        return [name for name in instances(self.config, section) if (section, name) not in self.layers.hidden]
 
     def _check_values(self, kind: str, name: str, provided: set[str]) -> None:
         if kind == "refiner" and self.instance(kind, name).get("threshold") == "best" and "masks" not in provided:
@@ -800,8 +802,7 @@ class Plan:
             )
         choices = []
         for kind, part in zip(KINDS, pattern, strict=False):
-            section = section_of(kind)
-            names = [name for name in self.config.get(section, {}) if (section, name) not in self.layers.hidden]
+            names = self._configured(section_of(kind))
             chosen = fnmatch.filter(names, part) if set(part) & set("*?[") else [part]
             if part not in chosen and not chosen:
                 raise RecipeError(f"recipes: nothing in {section_of(kind)} matches '{part}'{did_you_mean(part, names)}")
