@@ -172,6 +172,7 @@ class Papers:
             split = split if same else self._plan.config["report"]["split"]
             block = self._catalogue[paper].get("datasets", {}).get(dataset, {})
             steps = self._steps(dataset, recipe, block)
+            self._check_cost(steps, [*recipe.split("/"), column.get("study")], block)
             goals = tuple(self._goal(found, column, split) for found in self._seeds(steps))
         except CamflowError as error:
             return replace(cell, not_run=" ".join(str(error).split()))
@@ -204,19 +205,24 @@ class Papers:
             raise RecipeError(f"published on {published}; give --configfile config/{published}.yaml")
         return free[0]
 
+    def _check_cost(self, steps: tuple[str, ...], names: list[str | None], block: Mapping[str, Any]) -> None:
+        """Refuse what the catalogue leaves out on a dataset for the time it takes, unless the config asks for it."""
+        reason = next((block.get("costly", {})[name] for name in names if name in block.get("costly", {})), None)
+        asked = self._plan.config["papers"]["costly"] or (steps in self._plan.prefixes and names[-1] is None)
+        if reason and not asked:
+            raise RecipeError(f"{reason}; papers.costly: true runs it")
+
     def _steps(self, dataset: str, recipe: str, block: Mapping[str, Any]) -> tuple[str, ...]:
         """A row's recipe in the names of this config, each of which is meant for the dataset."""
-        meant = self._meant_for(dataset)
-        costly = {} if self._plan.config["papers"]["costly"] else block.get("costly", {})
-        steps = [dataset]
+        meant, steps = self._meant_for(dataset), [dataset]
         for kind, wanted in zip(KINDS[1:], recipe.split("/"), strict=False):
             name = block.get("names", {}).get(wanted, wanted)
             seeded = f"{name}_seed_"
             here = {n for section, n in meant if section == section_of(kind)}
-            if name not in here and kind == "classifier":  # a sweep over its seeds is there in its place
-                name = min((n for n in here if n.startswith(seeded)), default=name)
-            if wanted in costly:
-                raise RecipeError(f"{costly[wanted]} (papers.costly: true runs it)")
+            if kind == "classifier":  # a sweep over its seeds may be there in its place
+                choice = [name, *sorted(n for n in here if n.startswith(seeded))]
+                used = {s[1] for s in self._plan.recipes if s[0] == dataset}
+                name = next((n for n in choice if n in used), next((n for n in choice if n in here), name))
             if name not in here:
                 why = block.get("missing", {}).get(wanted, f"there is no {kind} '{name}' for '{dataset}' in the config")
                 raise RecipeError(why)

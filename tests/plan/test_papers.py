@@ -24,6 +24,7 @@ CONFIG = {
     "classifiers": {"plain": {"method": "plain", **TINY}},
     "localizers": {"cam": {"method": "cam"}, "advcam": {"method": "advcam", "lambda": 2}},
     "refiners": {"none": {"method": "none"}, "irn": {"method": "irn", "radius": 4}},
+    "papers": {"costly": True},
 }
 FILES = {
     "table 4": "papers/advcam/table_4.csv",
@@ -237,7 +238,7 @@ def test_every_row_is_planned_or_says_why_in_the_catalogues_words(name):
                 table,
                 found,
             )
-    assert measured >= (60 if name is None else 2)
+    assert measured >= (40 if name is None else 2)
 
 
 def test_voc_rows_are_measured_where_they_were_published():
@@ -256,7 +257,7 @@ def test_voc_rows_are_measured_where_they_were_published():
 
 
 def test_the_same_rows_on_the_embedded_data_are_of_other_data():
-    plan = load()
+    plan = load(papers={"costly": True})
     mask = cell(plan, "advcam", "table_1", "AdvCAM, masks by IRN", "Mask")
     assert [goal.path for goal in mask.goals] == ["parts/plain/advcam/irn_advcam/score.val.json"]
     assert (mask.same, mask.images, mask.thresholds) == (False, None, None)
@@ -271,7 +272,18 @@ def test_rows_left_out_for_their_time_can_be_asked_for():
     left, asked = load(), load(papers={"costly": True})
     for plan, goals in ((left, 0), (asked, 1)):
         assert len(cell(plan, "advcam", "table_1", "SEAM", "Mask").goals) == goals
+        assert len(cell(plan, "advcam", "figure_6", "c, lambda 0", "mIoU").goals) == goals
+        assert len(plan.papers.targets()["figure_advcam_6"]) == 3 + 2 * goals
     assert "papers.costly: true" in cell(left, "advcam", "table_1", "SEAM", "Mask").not_run
+
+
+def test_what_the_recipes_make_anyway_is_shown_whatever_it_costs():
+    plan = load("parts_refiners")
+    assert [g.steps[1] for g in cell(plan, "advcam", "table_1", "SEAM", "Seed").goals] == [
+        f"seam_seed_{n}" for n in (0, 1, 2)
+    ]
+    assert len(cell(plan, "advcam", "table_1", "AdvCAM, masks by IRN", "Mask").goals) == 3
+    assert not cell(plan, "advcam", "table_2", "labels, AdvCAM", "val").goals
 
 
 def test_instances_made_for_other_data_are_not_taken():
