@@ -32,7 +32,8 @@ def paper_table(cells: Sequence[Mapping[str, Any]], scores: Mapping[str, Any]) -
     Raises:
         DataError: a score lacks the metric, or the swept thresholds leave out the published one.
     """
-    return pd.DataFrame([_row(cell, [scores[path] for path in cell["goals"]]) for cell in cells], columns=COLUMNS)
+    rows = [_row(cell, [scores[path] for path in cell["goals"]]) for cell in cells]
+    return pd.DataFrame(rows, columns=COLUMNS).astype({"seeds": "Int64"})
 
 
 def _row(cell: Mapping[str, Any], scores: Sequence[Any]) -> dict[str, Any]:
@@ -173,14 +174,26 @@ def notes(frame: pd.DataFrame) -> list[str]:
     if len(other):
         found.append(
             f"Published values are of {_list(other['published on'])}, measured ones of {_list(other['measured on'])}: they "
-            "are not to be compared with each other, only rows within a column."
+            "are not to be compared with each other, only rows within a column. Conditions are those of the published values."
         )
     if (frame["unconfirmed"] == "yes").any():
         found.append(f"Values marked {UNCONFIRMED} were not checked against their source.")
     for heading, column in (("Source", "source"), ("Conditions", "conditions")):
-        for text, rows in frame[frame[column] != ""].groupby(column, sort=False):
-            of = "" if len(rows) == len(frame) else f" ({_list(rows['row'])})"
-            found.append(f"{heading}{of}: {text}.")
+        for of, texts in _said_of(frame, column).items():
+            rows = "" if len(of) == frame["row"].nunique() else f" ({', '.join(of)})"
+            found.append(f"{heading}{rows}: {'; '.join(texts)}.")
+    return found
+
+
+def _said_of(frame: pd.DataFrame, column: str) -> dict[tuple[str, ...], list[str]]:
+    """Rows -> the remarks that are made of just these, each once."""
+    rows: dict[str, dict[str, None]] = {}
+    for row, text in zip(frame["row"], frame[column], strict=True):
+        for remark in filter(None, text.split("; ")):
+            rows.setdefault(remark, {})[row] = None
+    found: dict[tuple[str, ...], list[str]] = {}
+    for remark, of in rows.items():
+        found.setdefault(tuple(of), []).append(remark)
     return found
 
 

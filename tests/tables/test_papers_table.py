@@ -221,6 +221,13 @@ def test_sources_and_conditions_stand_once(table):
     assert condition.startswith("Conditions (A&B_1 50 %): how is not {said}")
 
 
+def test_remarks_are_gathered_by_the_rows_that_they_are_of():
+    said = [("A", "x; y"), ("B", "y"), ("C", "x; z"), ("A", "x"), ("C", "")]
+    cells = [{**CELL, "row": row, "conditions": text, "goals": [], "not_run": "-"} for row, text in said]
+    found = [note for note in notes(paper_table(cells, {})) if note.startswith("Conditions")]
+    assert found == ["Conditions (A, C): x.", "Conditions (A, B): y.", "Conditions (C): z."]
+
+
 def test_published_values_keep_their_digits():
     frame = paper_table([{**CELL, "published": value} for value in (68.0, 58.43, 0.0068)], {"a": score(0.5)})
     assert shown(frame)["published"].tolist() == ["68.0", "58.43", "0.0068"]
