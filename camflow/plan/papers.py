@@ -172,7 +172,7 @@ class Papers:
             split = split if same else self._plan.config["report"]["split"]
             block = self._catalogue[paper].get("datasets", {}).get(dataset, {})
             steps = self._steps(dataset, recipe, block)
-            self._check_cost(steps, [*recipe.split("/"), column.get("study")], block)
+            self._check_cost(steps, recipe, column.get("study"), block)
             goals = tuple(self._goal(found, column, split) for found in self._seeds(steps))
         except CamflowError as error:
             return replace(cell, not_run=" ".join(str(error).split()))
@@ -205,11 +205,12 @@ class Papers:
             raise RecipeError(f"published on {published}; give --configfile config/{published}.yaml")
         return free[0]
 
-    def _check_cost(self, steps: tuple[str, ...], names: list[str | None], block: Mapping[str, Any]) -> None:
-        """Refuse what the catalogue leaves out on a dataset for the time it takes, unless the config asks for it."""
-        reason = next((block.get("costly", {})[name] for name in names if name in block.get("costly", {})), None)
-        asked = self._plan.config["papers"]["costly"] or (steps in self._plan.prefixes and names[-1] is None)
-        if reason and not asked:
+    def _check_cost(self, steps: tuple[str, ...], recipe: str, study: str | None, block: Mapping[str, Any]) -> None:
+        """Refuse what the catalogue leaves out on a dataset for its time, unless the config asks for it or makes it."""
+        costly, config = block.get("costly", {}), self._plan.config
+        reason = next((costly[name] for name in (*recipe.split("/"), study) if name in costly), None)
+        made = steps in self._plan.prefixes and study in (None, *config["report"]["studies"])
+        if reason and not made and not config["papers"]["costly"]:
             raise RecipeError(f"{reason}; papers.costly: true runs it")
 
     def _steps(self, dataset: str, recipe: str, block: Mapping[str, Any]) -> tuple[str, ...]:
@@ -237,17 +238,16 @@ class Papers:
 
     def _seeds(self, steps: tuple[str, ...]) -> list[tuple[str, ...]]:
         """The recipe with every classifier that differs from its own by the seed alone, by seed."""
-        meant = self._meant_for(steps[0])
-        own, alike = None, {}
-        for name in [steps[1], *self._plan.config["classifiers"]]:
-            if ("classifiers", name) not in meant:
+        own = self._plan.but_for_the_seed(steps[1])
+        alike = {own.pop("seed", None): steps[1]}
+        for section, name in sorted(self._meant_for(steps[0])):
+            if section != "classifiers":
                 continue
             try:
                 item = self._plan.but_for_the_seed(name)
             except RecipeError:
                 continue  # it names a classifier that is not there
             seed = item.pop("seed", None)
-            own = item if own is None else own
             if item == own:
                 alike.setdefault(seed, name)
         order = sorted(alike, key=lambda seed: -1 if seed is None else seed)

@@ -108,7 +108,10 @@ def _same_data(cell: Mapping[str, Any], scores: Sequence[Any]) -> tuple[bool, st
     if not cell["same"]:
         return False, ""
     for score in scores:
-        images = score["conditions"].get("n_images") if isinstance(score, Mapping) else None
+        if isinstance(score, pd.DataFrame):
+            images = int(score["images"].max()) if "images" in score else None
+        else:
+            images = score["conditions"].get("n_images")
         if images is not None and cell["images"] is not None and images != cell["images"]:
             return False, f"; {images} images, published on {cell['images']}"
     return True, ""
@@ -206,7 +209,8 @@ def to_markdown(frame: pd.DataFrame, title: str, citation: str) -> str:
     safe = shown(frame).map(lambda text: text.replace("|", "\\|"))
     # Columns of text only: tabulate would else print 55.60 as 55.6.
     table = safe.to_markdown(index=False, disable_numparse=True)
-    return "\n\n".join([f"# {title}", citation, table, *(f"- {note}" for note in notes(frame))]) + "\n"
+    remarks = "\n".join(f"- {note}" for note in notes(frame))
+    return "\n\n".join([f"# {title}", citation, table, remarks]) + "\n"
 
 
 LATEX = {

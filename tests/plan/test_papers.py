@@ -316,6 +316,13 @@ def test_seeds_of_a_classifier_are_one_row(plan):
     assert [g.steps[1] for g in cell(different, "advcam", "table_1", "IRN", "Seed").goals] == ["plain"]
 
 
+def test_a_classifier_that_cannot_be_made_stands_for_no_other(plan):
+    casm = {"method": "casm", "backbone": "tiny", "warm_start": "gone"}
+    made = plan(**{"classifiers.casm": casm, "localizers.masker": {"method": "masker"}})
+    found = cell(made, "casm", "table_localization", "L100", "LE")
+    assert not found.goals and "no classifier 'gone'" in found.not_run
+
+
 def test_figures_make_their_picture_too(plan):
     targets = plan().papers.targets()
     assert targets["figure_advcam_3"] == [

@@ -125,6 +125,13 @@ def test_values_of_a_study(where, reduce, value):
     assert row["measured"] == value and row["status"].startswith(("reproduced", "not reproduced"))
 
 
+def test_a_study_of_a_sample_is_of_other_data():
+    whole, sample = (STUDY.assign(images=count) for count in (10, 4))
+    assert row_of({"a": whole}, where=[("lambda", 0)])["difference"] == -8.8
+    row = row_of({"a": sample}, where=[("lambda", 0)])
+    assert row["difference"] is None and row["status"].endswith("4 images, published on 10)")
+
+
 def test_a_setting_that_the_study_does_not_have_is_undefined():
     assert row_of({"a": STUDY}, where=[("lambda", 3)])["status"] == "undefined on this data"
 
