@@ -167,6 +167,18 @@ def test_the_catalogue_as_it_ships_is_read(broken):
     assert broken()["advcam"] == read_catalogue()["advcam"]
 
 
+def test_no_column_shows_the_default_metric_by_oversight():
+    """One that is not measured would show mIoU whatever it holds."""
+    unnamed = {
+        paper
+        for paper, entry in read_catalogue().items()
+        for table in entry["tables"].values()
+        for column in table["columns"].values()
+        if "metric" not in column
+    }
+    assert unnamed == {"ae", "advcam", "lpcam"}  # whose measure is the mIoU
+
+
 def test_two_papers_cannot_mean_different_things_by_one_name():
     papers = copy.deepcopy(read_catalogue())
     assert given_instances(papers)["voc12"]["refiners"]["irn"] == {"method": "irn", "preset": "irn"}
