@@ -43,6 +43,7 @@ include: "workflow/rules/localization.smk"
 include: "workflow/rules/temporal.smk"
 include: "workflow/rules/study.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/papers.smk"
 
 
 rule all:

@@ -81,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(gc)
     gc.set_defaults(run=_gc)
 
+    papers = commands.add_parser("papers", help="list the published tables, their rows and what stands for them here")
+    papers.add_argument("targets", nargs="*", metavar="TARGET", help="such as table_advcam_1 (default: all)")
+    _add_config(papers)
+    papers.set_defaults(run=_papers)
+
     show = commands.add_parser("show", help="print what a store holds, or draw one of its images")
     show.add_argument("file", type=Path, help="an .h5 file of the results")
     show.add_argument("--images", type=int, default=10, metavar="N", help="how many images to list (default 10)")
@@ -199,7 +204,7 @@ def _why(options: argparse.Namespace) -> None:
         os.path.relpath(options.path, plan.results) if os.path.exists(options.path) else os.path.normpath(options.path)
     )
     readable = readable.removeprefix(f"{plan.results}{os.sep}")
-    if readable.startswith("tables/"):
+    if readable.startswith(("tables/", "papers/")):
         lines = why.explain_table(plan, readable)
     else:
         lines = why.explain(plan, parse_target(readable))
@@ -237,6 +242,13 @@ def _gc(options: argparse.Namespace) -> None:
     print(
         f"{total / 2**20:10.1f} MB  {'removed' if options.delete else 'not reached by this config; --delete removes it'}"
     )
+
+
+def _papers(options: argparse.Namespace) -> None:
+    from camflow.plan.papers_list import describe
+
+    for line in describe(_plan(options), options.targets):
+        print(line)
 
 
 def _show(options: argparse.Namespace) -> None:

@@ -72,7 +72,7 @@ class Stages:
         if goal not in self._made:
             inputs = {name: self.make(item) for name, item in self.plan.reads(goal).items()}
             output = self.folder / f"{len(self._made)}.{goal.leaf.stem}{goal.leaf.suffix}"
-            description = json.loads(self.plan.describe(goal, str(output), token=""))
+            description = json.loads(self.plan.describe_goal(goal, str(output), token=""))
             task = StageJob({**description, "runtime": self.runtime}, inputs, output, self.jobs)
             # As a main module: processes that it starts read the script again.
             runpy.run_path(str(self._script(goal)), {"snakemake": task}, run_name="__main__")

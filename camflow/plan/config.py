@@ -10,7 +10,7 @@ import copy
 import functools
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,25 +32,27 @@ SECTIONS = {
 }
 METHOD_KEY = {"datasets": "format"}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*\Z")
-RESERVED = {"store", "data", "tables", "logs", "benchmarks", "scratch", "keys", "fingerprints", "report"}
+RESERVED = {"store", "data", "tables", "papers", "logs", "benchmarks", "scratch", "keys", "fingerprints", "report"}
 
 
 # --- reading and merging ---------------------------------------------------------------------------------------------
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     """YAML that refuses a key given twice and reads ``1e-4`` as the number it looks like."""
 
     def construct_mapping(self, node, deep=False):
         seen = set()
         for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue  # <<: a mapping whose keys stand below the others
             key = self.construct_object(key_node, deep=True)
             if isinstance(key, dict | list):
                 raise ConfigError(
                     f"{node.start_mark.name}: a list or mapping stands in the place of a key (line "
                     f"{key_node.start_mark.line + 1}); put text with braces or brackets in quotes"
                 )
-            if key_node.tag != "tag:yaml.org,2002:merge" and key in seen:
+            if key in seen:
                 raise ConfigError(
                     f"{node.start_mark.name}: the key '{key}' is given twice (line {key_node.start_mark.line + 1})"
                 )
@@ -97,15 +99,26 @@ def merge(base: dict[str, Any], layer: dict[str, Any], *, whole_instances: bool)
     return result
 
 
-def load_config(files: Sequence[str | Path], overrides: dict[str, Any] | None = None) -> dict[str, Any]:
+def load_config(
+    files: Sequence[str | Path],
+    overrides: dict[str, Any] | None = None,
+    below: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
     """The effective configuration: merged, validated, defaults filled, sweeps expanded.
+
+    Args:
+        files: the later over the earlier.
+        overrides: the command line's, over all files.
+        below: called with each layer in turn, gives what is merged before it.
 
     Raises ``ConfigError`` that lists every problem found.
     """
     merged: dict[str, Any] = {}
-    for path in files:
-        merged = merge(merged, read_yaml(path), whole_instances=True)
-    merged = merge(merged, _typed(overrides or {}), whole_instances=False)
+    layers = [(read_yaml(path), True) for path in files] + [(_typed(overrides or {}), False)]
+    for layer, whole in layers:
+        if below:
+            merged = merge(merged, below(layer), whole_instances=True)
+        merged = merge(merged, layer, whole_instances=whole)
     for section in SECTIONS:
         if isinstance(merged.get(section), dict):
             merged[section] = {name: item for name, item in merged[section].items() if item is not None}
@@ -149,7 +162,7 @@ def methods(section: str) -> dict[str, dict[str, Any]]:
 def _check(config: dict[str, Any]) -> Iterator[str]:
     """Yield every problem; fill defaults and expand sweeps in place."""
     top = schema()
-    found = list(_problems(config, top, ""))
+    found = list(problems_of(config, top, ""))
     yield from found
     fill_defaults(config, top)
     if not found:
@@ -198,7 +211,7 @@ def _check_instance(section: str, name: str, item: Any, expanded: dict[str, Any]
         if variant in expanded:
             yield f"{where}: the sweep makes '{variant}' twice"
             return
-        found = list(_problems(parameters, _method_schema(section, method), where))
+        found = list(problems_of(parameters, _method_schema(section, method), where))
         yield from found
         if found:
             return
@@ -227,6 +240,15 @@ def _sweep(name: str, item: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any
         yield name + suffix, {**item, **chosen}
 
 
+def variants(name: str, item: Mapping[str, Any]) -> list[str]:
+    """Names of the instances that one entry of a section makes; its own where its sweep or rounds are not valid."""
+    axes, rounds = item.get("sweep") or {}, item.get("rounds")
+    valid = isinstance(axes, dict) and all(isinstance(values, list) for values in axes.values())
+    if not valid or not (rounds is None or type(rounds) is int):
+        return [name]
+    return [variant for variant, _ in _rounds(_sweep(name, dict(item)))]
+
+
 def _rounds(variants: Iterator[tuple[str, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
     """``{rounds: 2}`` -> ``<name>_round_1`` and ``<name>_round_2``, which comes ``after`` it; others as they are."""
     for name, item in variants:
@@ -246,7 +268,7 @@ def _word(value: Any) -> str:
     return re.sub(r"[^A-Za-z0-9_.]", "_", text.replace("-", "m"))
 
 
-def _problems(value: Any, rules: dict[str, Any], where: str) -> Iterator[str]:
+def problems_of(value: Any, rules: dict[str, Any], where: str = "") -> Iterator[str]:
     """One readable line a schema violation, each naming the key and the remedy."""
     errors = Draft202012Validator(rules).iter_errors(value)
     for error in sorted(errors, key=lambda item: [str(part) for part in item.absolute_path]):

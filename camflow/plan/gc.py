@@ -38,10 +38,11 @@ def unreachable(plan: Plan) -> Iterator[Path]:
         name = folder.name.rsplit("-", 1)[0]
         if name in plan.config["datasets"] and not (plan.is_made(name) and plan.made_folder(name) == folder):
             yield folder
-    tables = plan.store / "tables"
-    if tables.is_dir():
-        live = {Path(plan.path_of(path)).name for path in plan.table_files()}
-        yield from (path for path in sorted(tables.iterdir()) if path.name not in live)
+    for name, files in (("tables", plan.table_files()), ("papers", plan.papers.files())):
+        folder = plan.store / name
+        if folder.is_dir():
+            live = {plan.path_of(path) for path in files}
+            yield from (path for path in sorted(folder.rglob("*.*")) if str(path) not in live)
     for path, readable in links(plan):
         if readable.split("/")[0] in plan.config["datasets"] and not _is_current(plan, path, readable):
             yield path

@@ -20,9 +20,11 @@ from typing import Any
 
 from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
+from camflow.plan.catalogue import Layers, read_catalogue
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
 from camflow.plan.folders import digest_folder, named_folders
+from camflow.plan.papers import Papers
 from camflow.plan.recipe import (
     BESIDE,
     KINDS,
@@ -63,12 +65,20 @@ class Plan:
         self.results = Path(results)
         self.store = self.results / "store"
         self.on_cluster = False  # whether jobs are sent to other machines
+        self.layers = Layers({})
+
+    @functools.cached_property
+    def papers(self) -> Papers:
+        """The published tables."""
+        return Papers(self, read_catalogue())
 
     @classmethod
     def load(cls, files: Sequence[str | Path], overrides: dict[str, Any] | None = None) -> Plan:
         """Read the config files (the later over the earlier) and the command line's overrides."""
         overrides = dict(overrides or {})
-        plan = cls(load_config(files, overrides), [str(path) for path in files], overrides)
+        layers = Layers(read_catalogue())
+        plan = cls(load_config(files, overrides, layers.below), [str(path) for path in files], overrides)
+        plan.layers = layers
         if plan.config["runtime"]["compression"] == "zstd" and importlib.util.find_spec("hdf5plugin") is None:
             raise ConfigError("runtime.compression: zstd needs the package hdf5plugin; install it or take gzip")
         for path in plan.config["tables"]["published"]:
@@ -153,10 +163,12 @@ class Plan:
             for k, name in zip(KINDS, steps[:index], strict=False)
             for item in self._entry(k, name).get("x-provides", ())
         }
-        fitting = [
-            name for name in instances(self.config, section_of(kind)) if set(self._needs(kind, name)) <= provided
-        ]
+        fitting = [name for name in self._configured(section_of(kind)) if set(self._needs(kind, name)) <= provided]
         return f"What fits here: {', '.join(fitting)}." if fitting else f"No {kind} of this config fits here."
+
+    def _configured(self, section: str) -> list[str]:
+        """Instances that the config itself names, without those that only a published table needs."""
+        return [name for name in instances(self.config, section) if (section, name) not in self.layers.hidden]
 
     def _check_values(self, kind: str, name: str, provided: set[str]) -> None:
         if kind == "refiner" and self.instance(kind, name).get("threshold") == "best" and "masks" not in provided:
@@ -545,12 +557,14 @@ class Plan:
         """Store path of a readable path below the results folder."""
         if readable.startswith("tables/"):
             return self.table_path(Path(readable).stem, Path(readable).suffix)
+        if readable.startswith("papers/"):
+            return self.papers.path(readable)
         return self.path(parse_target(readable))
 
     def check_readable(self, path: str) -> None:
         """Refuse a readable path (with the results folder in front) that names no result; other targets pass."""
         first, _, readable = os.path.normpath(path).partition("/")
-        if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables"}:
+        if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables", "papers"}:
             self.path_of(readable)
 
     def shards(self, goal: Target) -> int:
@@ -784,7 +798,7 @@ class Plan:
             )
         choices = []
         for kind, part in zip(KINDS, pattern, strict=False):
-            names = list(self.config.get(section_of(kind), {}))
+            names = self._configured(section_of(kind))
             chosen = fnmatch.filter(names, part) if set(part) & set("*?[") else [part]
             if part not in chosen and not chosen:
                 raise RecipeError(f"recipes: nothing in {section_of(kind)} matches '{part}'{did_you_mean(part, names)}")
@@ -916,7 +930,7 @@ class Plan:
         found: dict[tuple, dict[int, Target]] = {}
         for goal in self.scores():
             dataset, classifier, *rest = goal.steps
-            item = self._but_for_the_seed(classifier)
+            item = self.but_for_the_seed(classifier)
             seed = item.pop("seed", None)
             if seed is not None:
                 key = (dataset, json.dumps(item, sort_keys=True), *rest, goal.leaf.stem, goal.split)
@@ -933,13 +947,13 @@ class Plan:
                 groups[path] = [goal.path for goal in goals]
         return groups
 
-    def _but_for_the_seed(self, classifier: str) -> dict[str, Any]:
+    def but_for_the_seed(self, classifier: str) -> dict[str, Any]:
         """Parameters of a classifier; one it starts from by that one's parameters less its seed, not its name."""
         item = dict(self.instance("classifier", classifier))
         rules = self._entry("classifier", classifier).get("properties", {})
         for key, value in item.items():
             if value and rules.get(key, {}).get("x-beside"):
-                item[key] = {**self._but_for_the_seed(value), "seed": None}
+                item[key] = {**self.but_for_the_seed(value), "seed": None}
         return item
 
     @property
@@ -988,13 +1002,13 @@ class Plan:
     def job(self, goal: Target, shard: tuple[int, int] | None = None) -> str:
         """Everything a job needs to know, as JSON text: what it makes, with which parameters, under which key."""
         more: dict[str, Any] = {"reader": self.reader_parameters(goal.steps[0])} if len(goal.steps) == 1 else {}
-        return self.describe(goal, self.path(goal, shard), self.token(goal, shard), shard, **more)
+        return self.describe_goal(goal, self.path(goal, shard), self.token(goal, shard), shard, **more)
 
-    def describe(self, goal: Target, output: str, token: str, shard: tuple[int, int] | None = None, **more: Any) -> str:
+    def describe_goal(self, goal: Target, output: str, token: str, shard: tuple[int, int] | None = None, **more: Any) -> str:
         """Description of the job that writes a target (or a shard of it) to a path, under a token."""
         if goal.leaf.step:
             more["decisive"] = goal.leaf.parameters
-        return self._describe(
+        return self.describe(
             goal.path,
             goal.steps,
             output,
@@ -1007,7 +1021,8 @@ class Plan:
             **more,
         )
 
-    def _describe(self, goal: str, steps: tuple[str, ...], output: str, **more: Any) -> str:
+    def describe(self, goal: str, steps: tuple[str, ...], output: str, **more: Any) -> str:
+        """Description of any job, as JSON text: of a dataset, a table or, by :meth:`describe_goal`, of a target."""
         parameters = self.instance(KINDS[len(steps) - 1], steps[-1]) if steps else {}
         decisive = more.pop("decisive", None)
         if decisive is not None:  # a step is not told what does not decide it
@@ -1087,6 +1102,8 @@ class Plan:
         goal = description["target"]
         if goal.startswith("tables/"):
             return self.table_path(Path(goal).stem, Path(goal).suffix)
+        if goal.startswith("papers/"):
+            return self.papers.path(goal)
         if goal.startswith("data/"):
             return str(self.made_folder(goal.removeprefix("data/")) / "manifest.json")
         shard = description.get("shard")
@@ -1100,7 +1117,7 @@ class Plan:
             raise RecipeError(
                 f"{keyed} was asked for, but config and code now give {folder.name}; start Snakemake again"
             )
-        return self._describe(f"data/{name}", (name,), str(folder / "manifest.json"), data_root=str(folder))
+        return self.describe(f"data/{name}", (name,), str(folder / "manifest.json"), data_root=str(folder))
 
     def table_job(self, name: str, token: str) -> str:
         """Description of the job that makes a table."""
@@ -1110,7 +1127,7 @@ class Plan:
                 f"the table {token} was asked for, but config and code now give {path}; start Snakemake again"
             )
         parts = {"published": self._published, "groups": self.seed_groups()}
-        return self._describe(
+        return self.describe(
             f"tables/{name}.csv", (), path, token=token, scores=[g.path for g in self.scores_of(name)], **parts
         )
 

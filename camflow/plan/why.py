@@ -31,7 +31,8 @@ def explain_table(plan: Plan, readable: str) -> Iterator[str]:
     """Lines for people: the table's file, and which of the scores it is made from are there."""
     path = Path(plan.path_of(readable))
     yield f"{readable}  {'exists' if path.exists() else 'not computed yet'}  ({path})"
-    for name, score in plan.table_parts(Path(readable).stem)["scores"].items():
+    made = plan.papers.parts(readable) if readable.startswith("papers/") else plan.table_parts(Path(readable).stem)
+    for name, score in made["scores"].items():
         yield f"  {name}  {'exists' if Path(score).exists() else 'not computed yet'}  ({score})"
 
 

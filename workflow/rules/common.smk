@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 from camflow.errors import CamflowError
 from camflow.plan import views
 from camflow.plan.config import instances, methods, section_of
+from camflow.plan.papers import SUFFIXES
 from camflow.plan.plan import KINDS, Plan
 from camflow.plan.recipe import NETWORKS, STUDIES
 
@@ -182,6 +183,30 @@ def scores(wildcards):
 
 
 @plainly
+def paper_scores(wildcards):
+    """Every score and study that a published table is filled from."""
+    return [ancient(PLAN.path(goal)) for goal in PLAN.papers.goals(wildcards.paper, wildcards.table)]
+
+
+@plainly
+def paper_job(wildcards):
+    """The description of the job that fills a published table."""
+    return PLAN.papers.job(wildcards.paper, wildcards.table, wildcards.token)
+
+
+@plainly
+def paper_files(wildcards):
+    """The stored forms of a published table."""
+    return [ancient(PLAN.path_of(f"papers/{wildcards.paper}/{wildcards.table}{form}")) for form in SUFFIXES]
+
+
+@plainly
+def paper_source(wildcards):
+    """What the links of a published table hold, less the form."""
+    return views.source(PLAN, f"papers/{wildcards.paper}/{wildcards.table}.csv").removesuffix(".csv")
+
+
+@plainly
 def viewed(wildcards):
     """The stored file behind a readable path."""
     return ancient(PLAN.path_of(f"{wildcards.readable}"))
@@ -203,10 +228,15 @@ def topic(wildcards):
     return views.labels(f"{wildcards.readable}")["recipe"]
 
 
+def paper_labels(wildcards):
+    """Labels of a published table in the report's menu."""
+    return {"what": f"{wildcards.table}".replace("_", " ")}
+
+
 def dataset_of(wildcards):
     """Category of a figure in the report's menu."""
     return views.labels(f"{wildcards.readable}")["dataset"]
 
 
 # What a readable path below results/ cannot start with.
-NOT_RECIPES = r"(?!(?:store|data|logs|benchmarks|scratch|fingerprints|tables)/)"
+NOT_RECIPES = r"(?!(?:store|data|logs|benchmarks|scratch|fingerprints|tables|papers)/)"
