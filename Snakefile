@@ -43,6 +43,7 @@ include: "workflow/rules/localization.smk"
 include: "workflow/rules/temporal.smk"
 include: "workflow/rules/study.smk"
 include: "workflow/rules/report.smk"
+include: "workflow/rules/gallery.smk"
 
 
 rule all:
@@ -59,3 +60,8 @@ rule tables:
 rule studies:
     input:
         [f"results/{goal.path}" for steps in PLAN.prefixes for goal in PLAN.studies(steps, STUDIES)],
+
+
+rule gallery:
+    input:
+        [f"results/{path}" for path in GALLERIES],

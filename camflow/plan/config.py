@@ -32,7 +32,7 @@ SECTIONS = {
 }
 METHOD_KEY = {"datasets": "format"}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*\Z")
-RESERVED = {"store", "data", "tables", "logs", "benchmarks", "scratch", "keys", "fingerprints", "report"}
+RESERVED = {"store", "data", "tables", "logs", "benchmarks", "scratch", "keys", "fingerprints", "report", "gallery"}
 
 
 # --- reading and merging ---------------------------------------------------------------------------------------------

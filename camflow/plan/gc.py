@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from camflow.errors import CamflowError, DataError, RecipeError
+from camflow.plan import gallery
 from camflow.plan.plan import Plan
 from camflow.plan.recipe import KINDS
 from camflow.plan.views import links, source
@@ -42,6 +43,7 @@ def unreachable(plan: Plan) -> Iterator[Path]:
     if tables.is_dir():
         live = {Path(plan.path_of(path)).name for path in plan.table_files()}
         yield from (path for path in sorted(tables.iterdir()) if path.name not in live)
+    yield from gallery.dead(plan)
     for path, readable in links(plan):
         if readable.split("/")[0] in plan.config["datasets"] and not _is_current(plan, path, readable):
             yield path

@@ -15,7 +15,7 @@ def links(plan: Plan) -> Iterator[tuple[Path, str]]:
     """Every link of the results folder with its readable path; the store and other files are never entered."""
     for folder, folders, files in os.walk(plan.results):
         if Path(folder) == plan.results:
-            folders[:] = [name for name in folders if name == "tables" or name not in RESERVED]
+            folders[:] = [name for name in folders if name in ("tables", "gallery") or name not in RESERVED]
         for name in files:
             path = Path(folder) / name
             if path.is_symlink():
