@@ -9,7 +9,7 @@ Everything a page loads is a script, since browsers fetch nothing else from disk
     files/chunks/<n>.js        pictures and scores by class of ``CHUNK`` images; loaded when seen
     files/summary.json         what the list of galleries says of this one
 
-That is ``images / CHUNK + recipes + 8`` files. Images are worked on one by one and each chunk is written when it is
+That is ``images / CHUNK + recipes + 6`` files. Images are worked on one by one and each chunk is written when it is
 full, so memory does not grow with their number but for their scores (2 bytes a recipe and a pair of recipes).
 """
 
@@ -239,5 +239,3 @@ def _little(values: array) -> bytes:
 
 def _text(data: bytes) -> str:
     return b64encode(data).decode("ascii")
-
-

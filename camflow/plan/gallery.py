@@ -124,7 +124,9 @@ def path_of(plan, path: str) -> str:
         return str(folder / f"index-{keys.short(list_parts(plan))}.html")
     _, dataset, *name = [*path.split("/"), ""]
     if name != ["index.html", ""]:
-        raise RecipeError(f"'{path}' is no page; ask for {LIST} or gallery/DATASET/index.html ({_names(recipes(plan))})")
+        raise RecipeError(
+            f"'{path}' is no page; ask for {LIST} or gallery/DATASET/index.html ({_names(recipes(plan))})"
+        )
     _shown(plan, dataset)
     return str(folder / f"{dataset}-{keys.short(parts(plan, dataset))}" / "index.html")
 
@@ -143,7 +145,8 @@ def job(plan, path: str, token: str) -> str:
     if path == LIST:
         return plan._describe(path, (), now, token=token)
     recipes_shown = [
-        {"name": "/".join(steps[1:]), "shows": SHOWS[KINDS[len(steps) - 1]]} for steps in _shown(plan, path.split("/")[1])
+        {"name": "/".join(steps[1:]), "shows": SHOWS[KINDS[len(steps) - 1]]}
+        for steps in _shown(plan, path.split("/")[1])
     ]
     return plan._describe(path, (), now, token=token, shown=recipes_shown, settings=_settings(plan))
 

@@ -8,8 +8,8 @@ from camflow.plan.plan import VERBS
 from camflow.plan.recipe import LEAVES
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
-# Scripts that the planner names itself: the check in a dataset's key, the joining in a localizer's, the table's own.
-NAMED = {"check_dataset", "join_shards", "make_tables"}
+# Scripts that the planner names itself: the check in a dataset's key, the joining in a localizer's, the tables' and galleries' own.
+NAMED = {"check_dataset", "join_shards", "make_tables", "make_gallery", "list_galleries"}
 
 
 def scripts_of_rules():

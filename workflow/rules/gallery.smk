@@ -60,7 +60,7 @@ rule view_gallery:
     shell:
         """
         folder=$(dirname {output:q})
-        {{ rm -rf "$folder/files" && ln -s {params.files:q} "$folder/files" && ln -sfn {params.source:q} {output:q}; }} 2> {log:q}
+        {{ rm -rf "$folder/files" && ln -s {params.files:q} "$folder/files" && ln -sfn {params.source:q} {output:q}; }} 2>{log:q}
         """
 
 

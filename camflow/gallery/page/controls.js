@@ -11,6 +11,7 @@
   const { element, percent } = gallery;
   const number = (value) => value.toLocaleString("en");
   let order = []; // images that the filters leave, sorted
+  let by = []; // what they are sorted by
   let turn = 0; // of the last drawing: what is slower gives way
   let lastOverlay = 65;
 
@@ -61,12 +62,19 @@
     const { ids, shown } = gallery.index;
     const wanted = state.class === "" ? null : Number(state.class);
     const text = state.find.toLowerCase();
-    const by = await values();
+    const found = await values();
     const sign = state.order === "down" ? -1 : 1;
+    by = found;
     order = ids
       .map((_, k) => k)
       .filter((k) => (wanted === null || shown[k].includes(wanted)) && (!text || ids[k].toLowerCase().includes(text)))
       .sort((a, b) => Number.isNaN(by[a]) - Number.isNaN(by[b]) || sign * (by[a] - by[b]) || a - b);
+  }
+
+  function note(image) {
+    if (state.sort === "apart") return `disagreement ${percent(by[image])}`;
+    if (state.sort !== "gain") return "";
+    return Number.isNaN(by[image]) ? "" : `gain ${by[image] > 0 ? "+" : ""}${(100 * by[image]).toFixed(1)} points`;
   }
 
   // --- drawing ---
@@ -108,14 +116,13 @@
     seen.disconnect();
     const shown = columns();
     $("rows").start = from + 1;
-    $("rows").replaceChildren(...images.map((image) => gallery.row(image, shown)));
+    $("rows").replaceChildren(...images.map((image) => gallery.row(image, shown, note(image))));
     for (const item of $("rows").children) seen.observe(item);
     if (!images.length) $("rows").append(nothing());
     const all = gallery.index.ids.length;
-    const found = order.length === all ? number(all) : `${number(order.length)} of ${number(all)}`;
-    $("status").textContent = images.length
-      ? `Images ${number(from + 1)} to ${number(from + images.length)}, ${found} in all`
-      : "No image fits";
+    const left = order.length === all ? "" : ` (${number(all)} without the filters)`;
+    $("status").textContent = `Images ${number(from + 1)} to ${number(from + images.length)} of ${number(order.length)}${left}`;
+    if (!images.length) $("status").textContent = "No image fits";
     $("page").value = state.page;
     $("page").max = pages;
     $("pages").textContent = number(pages);
@@ -179,8 +186,9 @@
     await show(box, image);
     if (state.image !== gallery.index.ids[image] || !box.isConnected || !box.classList.contains("ready")) return;
     const entry = await gallery.pictures(image);
-    const chips = gallery.row(image, shown).querySelector(".chips");
-    $("detail-body").replaceChildren(chips, box, gallery.table(entry, shown));
+    const head = gallery.row(image, shown, note(image)).querySelector(".head");
+    head.querySelector(".title").remove();
+    $("detail-body").replaceChildren(head, box, gallery.table(entry, shown));
   }
 
   function beside(step) {
@@ -348,6 +356,9 @@
       if (!frame) return;
       const { left, width } = frame.getBoundingClientRect();
       look({ overlay: Math.round(Math.min(1, Math.max(0, (event.clientX - left) / width)) * 100) });
+    });
+    document.addEventListener("pointerdown", (event) => {
+      if (!event.target.closest("#columns")) $("columns").open = false;
     });
     document.addEventListener("keydown", pressed);
     window.addEventListener("hashchange", () => {

@@ -8,6 +8,8 @@
     return made;
   };
   const percent = (share) => (Number.isNaN(share) ? "–" : `${(100 * share).toFixed(1)} %`);
+  const UNDECIDED = 0xffc0e0e0; // cream, the bytes of a pixel as one number
+  const MARK = 0xffff30e8;
   const png = (text) => `data:image/png;base64,${text}`;
 
   function chip(label) {
@@ -17,16 +19,17 @@
     return element("span", { className: "chip" }, square, name);
   }
 
-  function head(image) {
+  function head(image, note) {
     const { ids, shown } = gallery.index;
     const title = element("button", { type: "button", className: "title", textContent: ids[image] });
     title.setAttribute("aria-haspopup", "dialog");
-    return element("div", { className: "head" }, title, element("span", { className: "chips" }, ...shown[image].map(chip)));
+    const chips = element("span", { className: "chips" }, ...shown[image].map(chip));
+    return element("div", { className: "head" }, title, chips, element("span", { className: "note", textContent: note }));
   }
 
-  // A row without pictures, of the height it will have.
-  function row(image, columns) {
-    const item = element("li", { className: "row" }, head(image), tiles(image, columns));
+  // A row without pictures, of the height it will have. `note` says by what it is sorted.
+  function row(image, columns, note) {
+    const item = element("li", { className: "row" }, head(image, note), tiles(image, columns));
     item.dataset.image = image;
     return item;
   }
@@ -93,7 +96,7 @@
     if (differ) differences(differ, columns.differ.map((k) => entry.layers[k].labels));
   }
 
-  // Mark the pixels where two label maps have different colours.
+  // Mark the pixels where two label maps have different colours; undecided ones are background, as in the numbers.
   async function differences(frame, sources) {
     if (sources.some((source) => !source)) return;
     const images = sources.map((source) => picture(png(source), "", ""));
@@ -104,11 +107,12 @@
     const [first, second] = images.map((image) => {
       context.clearRect(0, 0, width, height);
       context.drawImage(image, 0, 0);
-      return new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
+      const colours = new Uint32Array(context.getImageData(0, 0, width, height).data.buffer);
+      return colours.map((colour) => (colour === UNDECIDED ? 0 : colour));
     });
     const marked = context.createImageData(width, height);
     const pixels = new Uint32Array(marked.data.buffer);
-    for (let k = 0; k < pixels.length; k++) if (first[k] !== second[k]) pixels[k] = 0xffff30e8; // ABGR
+    for (let k = 0; k < pixels.length; k++) if (first[k] !== second[k]) pixels[k] = MARK;
     context.putImageData(marked, 0, 0);
     frame.append(canvas);
   }
