@@ -163,7 +163,14 @@ def write_gallery(
         _copy_page(temporary)
 
 
-def _index(catalog, recipes, params, ids, sizes, iou) -> dict[str, Any]:
+def _index(
+    catalog: Catalog,
+    recipes: Sequence[Recipe],
+    params: GalleryParams,
+    ids: list[str],
+    sizes: list[list[int]],
+    iou: list[array],
+) -> dict[str, Any]:
     """What the page knows of all images when it opens."""
     palette = voc_palette()
     names = ["background", *catalog.class_names]
@@ -197,7 +204,7 @@ def _index(catalog, recipes, params, ids, sizes, iou) -> dict[str, Any]:
     }
 
 
-def _summary(catalog, recipes, ids, iou) -> dict[str, Any]:
+def _summary(catalog: Catalog, recipes: Sequence[Recipe], ids: list[str], iou: list[array]) -> dict[str, Any]:
     """What the list of galleries says of this one; means are over the images that have an IoU."""
     means = []
     for values in iou:

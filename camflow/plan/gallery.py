@@ -152,8 +152,15 @@ def job(plan, path: str, token: str) -> str:
 
 
 def dead(plan) -> list[Path]:
-    """Galleries in the store that are not today's."""
+    """Galleries in the store that are not today's; those of datasets that the config does not name are left alone."""
     folder = plan.store / "gallery"
     pages = [Path(path_of(plan, path)) for path in readable(plan)] if folder.is_dir() else []
     live = {page if page.parent == folder else page.parent for page in pages}
-    return [path for path in sorted(folder.glob("*")) if path not in live]
+    ours = [
+        path for path in sorted(folder.glob("[!.]*-*")) if path.is_file() or _dataset(path) in plan.config["datasets"]
+    ]
+    return [path for path in ours if path not in live]
+
+
+def _dataset(folder: Path) -> str:
+    return folder.name.rpartition("-")[0]

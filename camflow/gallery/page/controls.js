@@ -32,7 +32,11 @@
   function keep() {
     const changed = Object.entries(state).filter(([key, value]) => String(value) !== String(DEFAULTS[key]));
     const text = new URLSearchParams(changed.map(([key, value]) => [key, String(value)])).toString();
-    history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+    try {
+      history.replaceState(null, "", text ? `#${text}` : location.pathname + location.search);
+    } catch {
+      // Some browsers allow few changes of an address in a while; the next one says it all.
+    }
   }
 
   const hidden = () => new Set(state.hidden.split(",").filter(Boolean).map(Number));
