@@ -69,7 +69,7 @@ def prediction(catalog: MadeCatalog, image_id: str, seed: int) -> np.ndarray:
     labels = np.roll(np.where(labels == 255, 0, labels), rng.integers(-6, 7, 2), axis=(0, 1)).astype(np.uint8)
     top, left = rng.integers(0, 20, 2)
     labels[top : top + rng.integers(0, 12), left : left + 9] = rng.integers(0, 4)
-    labels[0, :3] = 255
+    labels[0, : 6 * seed] = 255
     return labels
 
 

@@ -316,8 +316,8 @@ def test_memory_does_not_grow_with_the_pictures(made, tmp_path, monkeypatch):
         tracemalloc.stop()
         return found
 
-    few, many = peak(200), peak(1000)
-    written = sum(len(content) for content in tree(tmp_path / "1000").values())
+    few, many = peak(100), peak(500)
+    written = sum(len(content) for content in tree(tmp_path / "500").values())
     assert many - few < 0.2 * written
 
 

@@ -134,6 +134,7 @@
       const back = ["first", "before"].includes(button.dataset.page);
       button.disabled = back ? state.page === 1 : state.page === pages;
     }
+    lay();
     means();
     reflect();
     keep();
@@ -153,6 +154,15 @@
       const mean = known.reduce((sum, value) => sum + value, 0) / known.length;
       cell.textContent = truth && recipes[k].labels ? percent(mean) : "";
     }
+  }
+
+  // As many pictures side by side as fit, the lines of a row equally long.
+  function lay() {
+    const gap = 11;
+    const narrowest = window.innerWidth < 700 ? 130 : 165;
+    const room = Math.max(1, Math.floor(($("rows").clientWidth - 30 + gap) / (narrowest + gap)));
+    const tiles = $("rows").querySelector(".tiles")?.children.length ?? room;
+    document.body.style.setProperty("--columns", Math.ceil(tiles / Math.ceil(tiles / room)));
   }
 
   // Show the state in the controls.
@@ -365,6 +375,7 @@
       if (!event.target.closest("#columns")) $("columns").open = false;
     });
     document.addEventListener("keydown", pressed);
+    window.addEventListener("resize", lay);
     window.addEventListener("hashchange", () => {
       read();
       draw();

@@ -48,7 +48,8 @@
       box.append(figure);
       return figure;
     };
-    const name = (text) => element("span", { className: "name", textContent: text, title: text });
+    // A long name breaks after a slash.
+    const name = (text) => element("span", { className: "name" }, ...text.split(/(?<=[/])/).flatMap((part) => [part, element("wbr")]));
     add("photo", name("photo"));
     if (truth) add("truth", name("truth"));
     for (const k of columns.recipes) {
