@@ -69,7 +69,12 @@ rule view_list:
         viewed,
         [ancient(f"results/{path}") for path in GALLERIES if path != galleries.LIST],
     output:
-        report("results/{readable}", caption="../report/gallery.rst", category="Gallery"),
+        report(
+            "results/{readable}",
+            caption="../report/gallery.rst",
+            category="Gallery",
+            labels={"what": "list of galleries"},
+        ),
     log:
         f"{LOGS}/views/{{readable}}.log",
     wildcard_constraints:
