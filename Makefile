@@ -14,7 +14,7 @@ demo: env  ## create the environment and run the embedded default
 	@echo; cat results/tables/scores.md
 	@echo "Pictures: results/parts/plain/cam/crf/overlays.val.png. A report: make report"
 
-report: demo  ## the HTML report of the default, with all studies gallery
+report: demo  ## the HTML report of the default, with all studies and the gallery
 	snakemake --cores $(CORES) all studies gallery
 	snakemake --cores 1 all studies gallery --report report.html
 
