@@ -29,6 +29,6 @@ def chromium():
         pytest.skip("no Chromium on this machine (apt-get install chromium), so the page is not looked at")
     with sync_api.sync_playwright() as playwright:
         # A container has no user namespaces to make a sandbox of; the pages are this test's own.
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-gpu"])
         yield browser
         browser.close()

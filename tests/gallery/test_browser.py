@@ -18,7 +18,7 @@ class Opened:
     """A page with everything it asked for and complained of."""
 
     def __init__(self, browser, file: Path, fragment: str = "", **options):
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
+        self.context = browser.new_context(viewport={"width": 1000, "height": 900}, **options)
         self.page = self.context.new_page()
         self.requests: list[str] = []
         self.errors: list[str] = []
@@ -217,6 +217,7 @@ def test_sorting_by_disagreement_marks_where_two_recipes_differ(view, made, scor
         np.testing.assert_array_equal(np.reshape(marked, first.shape) > 0, first != second)
 
 
+@pytest.mark.long
 def test_paging_by_button_number_and_key(view, made):
     ids = made[1].ids
     page = view()
