@@ -14,9 +14,9 @@ demo: env  ## create the environment and run the embedded default
 	@echo; cat results/tables/scores.md
 	@echo "Pictures: results/parts/plain/cam/crf/overlays.val.png. A report: make report"
 
-report: demo  ## the HTML report of the default, with all studies
-	snakemake --cores $(CORES) all studies
-	snakemake --cores 1 all studies --report report.html
+report: demo  ## the HTML report of the default, with all studies and the gallery
+	snakemake --cores $(CORES) all studies gallery
+	snakemake --cores 1 all studies gallery --report report.html
 
 test: env lint  ## create the environment and run the tests (under 5 minutes)
 	python -m pytest -m "not long" -n 2 --dist worksteal

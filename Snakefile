@@ -44,6 +44,7 @@ include: "workflow/rules/temporal.smk"
 include: "workflow/rules/study.smk"
 include: "workflow/rules/report.smk"
 include: "workflow/rules/papers.smk"
+include: "workflow/rules/gallery.smk"
 
 
 rule all:
@@ -60,3 +61,8 @@ rule tables:
 rule studies:
     input:
         [f"results/{goal.path}" for steps in PLAN.prefixes for goal in PLAN.studies(steps, STUDIES)],
+
+
+rule gallery:
+    input:
+        [f"results/{path}" for path in GALLERIES],

@@ -206,6 +206,8 @@ def _why(options: argparse.Namespace) -> None:
     readable = readable.removeprefix(f"{plan.results}{os.sep}")
     if readable.startswith(("tables/", "papers/")):
         lines = why.explain_table(plan, readable)
+    elif readable.startswith("gallery/"):
+        lines = why.explain_gallery(plan, readable)
     else:
         lines = why.explain(plan, parse_target(readable))
     for line in lines:

@@ -32,7 +32,9 @@ SECTIONS = {
 }
 METHOD_KEY = {"datasets": "format"}
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.]*\Z")
-RESERVED = {"store", "data", "tables", "papers", "logs", "benchmarks", "scratch", "keys", "fingerprints", "report"}
+RESERVED = {
+    "store", "data", "tables", "papers", "gallery", "logs", "benchmarks", "scratch", "keys", "fingerprints", "report",
+}  # fmt: skip
 
 
 # --- reading and merging ---------------------------------------------------------------------------------------------

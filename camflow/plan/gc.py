@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from camflow.errors import CamflowError, DataError, RecipeError
+from camflow.plan import gallery
 from camflow.plan.plan import Plan
 from camflow.plan.recipe import KINDS
 from camflow.plan.views import links, source
@@ -43,6 +44,7 @@ def unreachable(plan: Plan) -> Iterator[Path]:
         if folder.is_dir():
             live = {plan.path_of(path) for path in files}
             yield from (path for path in sorted(folder.rglob("*.*")) if str(path) not in live)
+    yield from gallery.dead(plan)
     for path, readable in links(plan):
         if readable.split("/")[0] in plan.config["datasets"] and not _is_current(plan, path, readable):
             yield path

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from camflow.errors import ConfigError, RecipeError, did_you_mean
-from camflow.plan import keys
+from camflow.plan import gallery, keys
 from camflow.plan.catalogue import Layers, read_catalogue
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
@@ -89,6 +89,7 @@ class Plan:
                 raise ConfigError(f"tables.published: '{path}': {error}") from error
             if goal.leaf.stem not in ("score", "score_crf"):
                 raise ConfigError(f"tables.published: '{path}' is no score; write RECIPE/score.SPLIT.json")
+        gallery.recipes(plan)  # refuses patterns that fit nothing
         return plan
 
     # --- instances ---------------------------------------------------------------------------------------------------
@@ -559,12 +560,14 @@ class Plan:
             return self.table_path(Path(readable).stem, Path(readable).suffix)
         if readable.startswith("papers/"):
             return self.papers.path(readable)
+        if readable.startswith("gallery/"):
+            return gallery.path_of(self, readable)
         return self.path(parse_target(readable))
 
     def check_readable(self, path: str) -> None:
         """Refuse a readable path (with the results folder in front) that names no result; other targets pass."""
         first, _, readable = os.path.normpath(path).partition("/")
-        if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables", "papers"}:
+        if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables", "papers", "gallery"}:
             self.path_of(readable)
 
     def shards(self, goal: Target) -> int:
@@ -783,25 +786,29 @@ class Plan:
     @functools.cached_property
     def recipes(self) -> list[tuple[str, ...]]:
         """The configured recipes, braces and ``*`` expanded, each checked."""
+        return self.expand(self.config["recipes"], "recipes")
+
+    def expand(self, patterns: Sequence[str], where: str) -> list[tuple[str, ...]]:
+        """The recipes that patterns name, each checked; ``where`` is the config key that holds them, for messages."""
         found: dict[tuple[str, ...], None] = {}
-        for pattern in self.config["recipes"]:
-            for text in _braces(str(pattern).strip("/")):
-                for steps in self._matching(tuple(text.split("/"))):
+        for pattern in patterns:
+            for text in _braces(str(pattern).strip("/"), where):
+                for steps in self._matching(tuple(text.split("/")), where):
                     self.check(steps)
                     found[steps] = None
         return list(found)
 
-    def _matching(self, pattern: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    def _matching(self, pattern: tuple[str, ...], where: str) -> Iterator[tuple[str, ...]]:
         if len(pattern) > len(KINDS) or len(pattern) < 2:
             raise RecipeError(
-                f"recipes: '{'/'.join(pattern)}' should be dataset/classifier[/localizer[/refiner[/segmenter]]]"
+                f"{where}: '{'/'.join(pattern)}' should be dataset/classifier[/localizer[/refiner[/segmenter]]]"
             )
         choices = []
         for kind, part in zip(KINDS, pattern, strict=False):
             names = self._configured(section_of(kind))
             chosen = fnmatch.filter(names, part) if set(part) & set("*?[") else [part]
             if part not in chosen and not chosen:
-                raise RecipeError(f"recipes: nothing in {section_of(kind)} matches '{part}'{did_you_mean(part, names)}")
+                raise RecipeError(f"{where}: nothing in {section_of(kind)} matches '{part}'{did_you_mean(part, names)}")
             choices.append(chosen)
         wild = any(set(part) & set("*?[") for part in pattern)
         fitting, refused = [], None
@@ -815,7 +822,7 @@ class Plan:
                 continue  # a wildcard asks for the pairs that fit
             fitting.append(steps)
         if not fitting:
-            raise RecipeError(f"recipes: nothing fits '{'/'.join(pattern)}': {refused}")
+            raise RecipeError(f"{where}: nothing fits '{'/'.join(pattern)}': {refused}")
         yield from fitting
 
     @functools.cached_property
@@ -1004,7 +1011,9 @@ class Plan:
         more: dict[str, Any] = {"reader": self.reader_parameters(goal.steps[0])} if len(goal.steps) == 1 else {}
         return self.describe_goal(goal, self.path(goal, shard), self.token(goal, shard), shard, **more)
 
-    def describe_goal(self, goal: Target, output: str, token: str, shard: tuple[int, int] | None = None, **more: Any) -> str:
+    def describe_goal(
+        self, goal: Target, output: str, token: str, shard: tuple[int, int] | None = None, **more: Any
+    ) -> str:
         """Description of the job that writes a target (or a shard of it) to a path, under a token."""
         if goal.leaf.step:
             more["decisive"] = goal.leaf.parameters
@@ -1104,6 +1113,8 @@ class Plan:
             return self.table_path(Path(goal).stem, Path(goal).suffix)
         if goal.startswith("papers/"):
             return self.papers.path(goal)
+        if goal.startswith("gallery/"):
+            return gallery.path_of(self, goal)
         if goal.startswith("data/"):
             return str(self.made_folder(goal.removeprefix("data/")) / "manifest.json")
         shard = description.get("shard")
@@ -1164,17 +1175,17 @@ INPUTS = {
 }
 
 
-def _braces(text: str) -> list[str]:
+def _braces(text: str, where: str) -> list[str]:
     """``a/{b,c}/d`` -> ``[a/b/d, a/c/d]``."""
     match = re.search(r"\{([^{}]*)\}", text)
     if match is None:
         if "{" in text or "}" in text:
-            raise ConfigError(f"recipes: '{text}' has a brace without its partner")
+            raise ConfigError(f"{where}: '{text}' has a brace without its partner")
         return [text]
     return [
         found
         for choice in match[1].split(",")
-        for found in _braces(text[: match.start()] + choice.strip() + text[match.end() :])
+        for found in _braces(text[: match.start()] + choice.strip() + text[match.end() :], where)
     ]
 
 

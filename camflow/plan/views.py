@@ -15,7 +15,7 @@ def links(plan: Plan) -> Iterator[tuple[Path, str]]:
     """Every link of the results folder with its readable path; the store and other files are never entered."""
     for folder, folders, files in os.walk(plan.results):
         if Path(folder) == plan.results:
-            folders[:] = [name for name in folders if name in ("tables", "papers") or name not in RESERVED]
+            folders[:] = [name for name in folders if name in ("tables", "papers", "gallery") or name not in RESERVED]
         for name in files:
             path = Path(folder) / name
             if path.is_symlink():
@@ -45,6 +45,8 @@ def _is_current(plan: Plan, readable: str, held: str) -> bool:
         return held == source(plan, readable)
     except CamflowError:
         pass  # an unknown recipe, or data that cannot be looked at just now
+    if readable.startswith("gallery/"):  # that this config does not show, unless the dataset is another config's
+        return readable.split("/")[1] not in plan.config["datasets"]
     steps = tuple(readable.split("/")[:-1])
     place = os.path.normpath((plan.results / readable).parent / held)
     for length in range(len(steps), 0, -1):

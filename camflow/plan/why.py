@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from camflow.plan import gallery
 from camflow.plan.plan import Plan
 from camflow.plan.recipe import Target
 from camflow.store import read_json
@@ -34,6 +35,15 @@ def explain_table(plan: Plan, readable: str) -> Iterator[str]:
     made = plan.papers.parts(readable) if readable.startswith("papers/") else plan.table_parts(Path(readable).stem)
     for name, score in made["scores"].items():
         yield f"  {name}  {'exists' if Path(score).exists() else 'not computed yet'}  ({score})"
+
+
+def explain_gallery(plan: Plan, readable: str) -> Iterator[str]:
+    """Lines for people: the page's file, and which of the files it is made from are there."""
+    path = Path(plan.path_of(readable))
+    yield f"{readable}  {'exists' if path.exists() else 'not computed yet'}  ({path})"
+    parts = gallery.parts_of(plan, readable)
+    for name, file in (parts.get("reads") or parts["galleries"]).items():
+        yield f"  {name}  {'exists' if Path(file).exists() else 'not computed yet'}  ({file})"
 
 
 def _place(plan: Plan, goal: Target, name: str) -> Path:

@@ -8,8 +8,8 @@ from camflow.plan.plan import VERBS
 from camflow.plan.recipe import LEAVES
 
 WORKFLOW = Path(__file__).resolve().parents[2] / "workflow"
-# Scripts that the planner names itself: the check in a dataset's key, the joining in a localizer's, the tables' own.
-NAMED = {"check_dataset", "join_shards", "make_tables", "make_paper_table"}
+# Scripts that the planner names itself: the check in a dataset's key, the joining in a localizer's, those of tables and galleries.
+NAMED = {"check_dataset", "join_shards", "make_tables", "make_paper_table", "make_gallery", "list_galleries"}
 
 
 def scripts_of_rules():

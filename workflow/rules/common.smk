@@ -5,6 +5,7 @@ import re
 from snakemake.exceptions import WorkflowError
 
 from camflow.errors import CamflowError
+from camflow.plan import gallery as galleries
 from camflow.plan import views
 from camflow.plan.config import instances, methods, section_of
 from camflow.plan.papers import SUFFIXES
@@ -23,6 +24,7 @@ try:
     if workflow.is_main_process:
         views.remove_stale(PLAN)
     DEFAULT_TARGETS = PLAN.readable()
+    GALLERIES = galleries.readable(PLAN)
     # A wrong path, or data that is not there, is refused here in one sentence rather than from within the DAG. (While
     # the Snakefile is read, Snakemake does not say yet what it was asked for.)
     asked = [os.path.normpath(item) for item in sys.argv[1:] if os.path.normpath(item).startswith("results" + os.sep)]
@@ -218,6 +220,19 @@ def source(wildcards):
     return views.source(PLAN, f"{wildcards.readable}")
 
 
+@plainly
+def gallery_inputs(wildcards):
+    """What a gallery is made from."""
+    return {name: ancient(path) for name, path in galleries.inputs(PLAN, wildcards.shown).items()}
+
+
+@plainly
+def gallery_job(wildcards):
+    """Description of the job that makes a gallery, or the list of them."""
+    path = f"gallery/{wildcards.shown}/index.html" if "shown" in wildcards.keys() else galleries.LIST
+    return galleries.job(PLAN, path, wildcards.token)
+
+
 def caption_labels(wildcards):
     """Labels of a figure in the report's menu."""
     return views.labels(f"{wildcards.readable}")
@@ -239,4 +254,4 @@ def dataset_of(wildcards):
 
 
 # What a readable path below results/ cannot start with.
-NOT_RECIPES = r"(?!(?:store|data|logs|benchmarks|scratch|fingerprints|tables|papers)/)"
+NOT_RECIPES = r"(?!(?:store|data|logs|benchmarks|scratch|fingerprints|tables|papers|gallery)/)"

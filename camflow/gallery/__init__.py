@@ -1,0 +1,1 @@
+"""The gallery: a static page that compares recipes image by image, and the files it is made of."""
