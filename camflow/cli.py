@@ -47,9 +47,23 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--catalog", metavar="H5", help="catalog of the photos, if it is not above the file")
     show.set_defaults(run=_show)
 
-    export = commands.add_parser("export", help="write label maps as palette PNGs for other programs")
-    export.add_argument("file", type=Path, help="masks, predictions or predictions_crf of a split, an .h5 file")
+    export = commands.add_parser("export", help="write label maps or seed maps as files for other programs")
+    export.add_argument("file", type=Path, help="masks, predictions, predictions_crf or maps of a split, an .h5 file")
     export.add_argument("folder", type=Path, help="the new folder; an earlier export in it is replaced")
+    export.add_argument(
+        "--as",
+        dest="form",
+        choices=("labels", "npy", "irn", "npz", "png", "png_folder"),
+        help="labels: label maps as palette PNGs (the default for masks); seed maps as dictionaries {class: map} of npy (the "
+        "default for maps), IRN's dictionaries, npz, or grey PNGs ID_CLASS.png or CLASS/ID.png (docs/interchange.md)",
+    )
+    export.add_argument(
+        "--classes",
+        choices=("index", "label", "name"),
+        default="index",
+        help="of seed maps, how files call the classes: from 0, from 1, or by name (default index)",
+    )
+    export.add_argument("--bits", type=int, choices=(8, 16), default=8, help="of seed maps as PNGs (default 8)")
     export.add_argument(
         "--layout",
         choices=("masks", "voc"),
@@ -147,18 +161,9 @@ def _show(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
-    from camflow.data.catalog import Catalog
-    from camflow.segment.export import export_masks, export_voc
-    from camflow.show import find_catalog
-    from camflow.store import Store
+    from camflow.export import run
 
-    store = Store(options.file, stage="masks")
-    catalog = Catalog(options.catalog or find_catalog(store))
-    if options.layout == "voc":
-        print(export_voc(store, options.folder, split=catalog.split))
-    else:
-        export_masks(store, catalog, options.folder)
-        print(options.folder)
+    run(options)
 
 
 def _bench(options: argparse.Namespace) -> None:

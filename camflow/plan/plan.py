@@ -22,6 +22,7 @@ from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
+from camflow.plan.folders import digest_folder, named_folders
 from camflow.plan.recipe import (
     BESIDE,
     KINDS,
@@ -35,6 +36,7 @@ from camflow.plan.recipe import (
     parse_target,
     target,
 )
+from camflow.store import shard_of
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "workflow" / "scripts"
 PROJECT = SCRIPTS.parents[1]
@@ -321,23 +323,16 @@ class Plan:
             )
         return target(other, "maps", split)
 
-    def _folder_files(self, steps: tuple[str, ...], split: str) -> dict[str, str]:
-        """Digests of a split's files in the folders that the last segment's parameters name."""
+    def _folder_files(self, steps: tuple[str, ...], split: str, shard: tuple[int, int] | None) -> dict[str, str]:
+        """Digests of a split's (or a shard's) files in the folders that the last segment's parameters name."""
         kind, name = KINDS[len(steps) - 1], steps[-1]
-        found = {}
-        for key, rule in self._entry(kind, name).get("properties", {}).items():
-            value = self.instance(kind, name).get(key)
-            if rule.get("x-folder") and value and Path(value).expanduser().is_dir():
-                files = {i: Path(value).expanduser() / f"{i}.png" for i in self.catalog_ids(steps[0], split)}
-                digests = self._files("files").of(files.values())
-                found[key] = keys.digest([[image_id, digests[path]] for image_id, path in files.items()])
-        return found
-
-    def catalog_ids(self, dataset: str, split: str) -> list[str]:
-        """Ids of a split's images; none for a dataset that the workflow has yet to make."""
-        if self.is_made(dataset) and read_manifest(self.made_folder(dataset)) is None:
-            return []
-        return sorted(set(self.reader(dataset).ids(split)))
+        rules = self._entry(kind, name).get("properties", {})
+        found = named_folders(f"{section_of(kind)}.{name}", self.instance(kind, name), rules)
+        # Of a dataset that the workflow makes all files count: its ids may not be there yet.
+        ids = None if not found or self.is_made(steps[0]) else self.reader(steps[0]).ids(split)
+        if shard and ids is not None:
+            ids = [item for item in ids if shard_of(item, shard[1]) == shard[0]]
+        return {key: digest_folder(folder, ids, self._files("files").of) for key, folder in found.items()}
 
     def _needs_threshold(self, steps: tuple[str, ...]) -> bool:
         return len(steps) >= 4 and self.instance("refiner", steps[3]).get("threshold") == "best"
@@ -376,7 +371,7 @@ class Plan:
         if "monitor" in item.reads and self._monitors(goal.steps):
             parts["monitor"] = self._content_of(goal.steps[0], "val", ("images", "masks"))
         if item.stem == MAIN.get(item.kind):
-            parts["folders"] = self._folder_files(goal.steps, split)
+            parts["folders"] = self._folder_files(goal.steps, split, images)
         own = self._leaf_parameters(item.kind, goal.steps[-1], item.stem) if goal.steps[1:] else {}
         if own:
             parts["parameters"] = {**parts.get("parameters", {}), **own}

@@ -56,7 +56,7 @@ def export_voc(predictions: Store, folder: str | Path, *, competition: str = "co
         raise ConfigError(f"export: unknown competition '{competition}'{did_you_mean(competition, COMPETITIONS)}")
     _check_masks(predictions)
     pictures = Path("results", "VOC2012", "Segmentation", f"{competition}_{_plain(split)}_cls")
-    with fresh_folder(folder, {**_origin(predictions), "competition": competition, "split": split}) as new:
+    with fresh_folder(folder, {**origin(predictions), "competition": competition, "split": split}) as new:
         for image_id in predictions.ids:
             labels = predictions.read(image_id)
             if labels.max(initial=0) > len(predictions.class_names):
@@ -90,7 +90,7 @@ def export_masks(masks: Store, catalog: Split, folder: str | Path) -> None:
     names = f"{_plain(catalog.split)}.txt"
     if names == "classes.txt":
         raise DataError("split 'classes': its list would have the name of the list of classes; rename the split")
-    with fresh_folder(folder, {**_origin(masks), "split": catalog.split}) as new:
+    with fresh_folder(folder, {**origin(masks), "split": catalog.split}) as new:
         for image_id, size in zip(catalog.ids, catalog.sizes.tolist(), strict=True):
             labels = masks.read(image_id)
             if list(labels.shape) != size:
@@ -123,7 +123,8 @@ def pack(folder: str | Path, archive: str | Path) -> None:
 # --- parts -----------------------------------------------------------------------------------------------------------
 
 
-def _origin(store: Store) -> dict[str, Any]:
+def origin(store: Store) -> dict[str, Any]:
+    """What ``export.json`` says of the store an export was made from."""
     return {"store": str(store.path), "meta": store.meta, "ignore": IGNORE}
 
 
@@ -148,13 +149,19 @@ def _broken(name: str) -> bool:
     return name.splitlines() != [name] or "\0" in name
 
 
-def _write_png(folder: Path, image_id: str, labels: np.ndarray) -> None:
+def plain_file(folder: Path, image_id: str, suffix: str) -> Path:
+    """``<folder>/<id>.<suffix>``, its sub-folders made. Raises ``DataError`` for an id that names no file within it."""
     # Also refuses what would name one file twice ("a//b").
     if any(part in ("", ".", "..") for part in image_id.split("/")) or _broken(image_id):
         raise DataError(f"image '{image_id}': its id does not name a file within a folder; rename the image")
-    path = folder / f"{image_id}.png"
+    path = folder / f"{image_id}.{suffix}"
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_label_map(path, labels, format="PNG")  # Pillow does not see the ending of "....png"
+    return path
+
+
+def _write_png(folder: Path, image_id: str, labels: np.ndarray) -> None:
+    # Pillow does not see the ending of "....png".
+    write_label_map(plain_file(folder, image_id, "png"), labels, format="PNG")
 
 
 @contextlib.contextmanager

@@ -159,6 +159,25 @@ rule localize_ensemble:
         "../scripts/localize_ensemble.py"
 
 
+rule localize_import:
+    input:
+        unpack(reads("maps")),
+    output:
+        maps=f"{DEPTH['localizer']}/maps.{{split}}.shards/{{shard}}of{{shards}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.tsv"
+    wildcard_constraints:
+        localizer=named("localizer", "import"),
+    conda:
+        "../../envs/camflow.yaml"
+    params:
+        job=job("maps"),
+    script:
+        "../scripts/localize_import.py"
+
+
 rule localize_erasing:
     input:
         unpack(reads("maps")),
