@@ -10,6 +10,7 @@ from pathlib import Path
 
 import yaml
 
+from camflow.apply.options import add_apply_arguments
 from camflow.errors import CamflowError, ConfigError
 
 
@@ -72,6 +73,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     export.add_argument("--catalog", metavar="H5", help="catalog of the photos, if it is not above the file")
     export.set_defaults(run=_export)
+
+    apply = commands.add_parser("apply", help="run a trained recipe on photos of your own")
+    add_apply_arguments(apply)
+    _add_config(apply)
+    apply.set_defaults(run=_apply)
 
     bench = commands.add_parser("bench", help="measure speed and memory of the stages on made data")
     bench.add_argument(
@@ -164,6 +170,12 @@ def _export(options: argparse.Namespace) -> None:
     from camflow.export import run
 
     run(options)
+
+
+def _apply(options: argparse.Namespace) -> None:
+    from camflow.apply.command import run
+
+    run(options, _plan(options))
 
 
 def _bench(options: argparse.Namespace) -> None:

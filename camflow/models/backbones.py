@@ -88,6 +88,11 @@ def build_trunk(name: str, *, output_stride: int | None = None, dilate: bool = F
         trunk = _GAP[name]()
     else:
         trunk = _tiny(width) if name == "tiny" else _from_torchvision(name)
+    return finish_trunk(trunk, name, output_stride, dilate)
+
+
+def finish_trunk(trunk: Trunk, name: str, output_stride: int | None, dilate: bool) -> Trunk:
+    """Limit the stride of a trunk and fill in what is known of its levels; arguments as in ``build_trunk``."""
     profile = _profile(trunk, name)
     published = {step: stride for step, (stride, _) in profile.items()}
     if not trunk.levels:
@@ -202,11 +207,18 @@ _GAP = {
 
 
 def _from_torchvision(name: str) -> Trunk:
-    """Take the convolutional part out of a torchvision network, one rule per shape of network."""
+    """The convolutional part of a torchvision network with fresh weights."""
     if name not in backbone_names():
         raise ConfigError(f"unknown backbone '{name}'{did_you_mean(name, backbone_names())}")
     extra = {"aux_logits": False, "init_weights": True} if name in ("googlenet", "inception_v3") else {}
-    net = torchvision.models.get_model(name, weights=None, **extra)
+    return torchvision_trunk(torchvision.models.get_model(name, weights=None, **extra), name)
+
+
+def torchvision_trunk(net: nn.Module, name: str) -> Trunk:
+    """The convolutional part of a torchvision network, whose modules it shares; without levels' strides and channels.
+
+    Raises ``ConfigError``, naming it ``name``, for a network without a plain convolutional trunk.
+    """
     if isinstance(net, torchvision.models.ResNet):
         names = ("conv1", "bn1", "relu", "maxpool", "layer1", "layer2", "layer3", "layer4")
         # IRN's x1..x5: the pooled stem counts as a level of its own although layer1 has the same stride.

@@ -188,7 +188,12 @@ def start(snakemake) -> Iterator[Job]:
 
     Library modules are imported by the script before this is entered, so that the code verified is not older than the
     code loaded. A damaged or foreign input is moved aside, so that the next run makes it anew.
+
+    A ``Job`` in place of Snakemake's object (``camflow apply``) is run as it is; its errors are its caller's.
     """
+    if isinstance(snakemake, Job):
+        yield snakemake
+        return
     job = Job(snakemake)
     terminal = sys.stderr
     with _logged(job, terminal) as log:

@@ -987,16 +987,20 @@ class Plan:
     def job(self, goal: Target, shard: tuple[int, int] | None = None) -> str:
         """Everything a job needs to know, as JSON text: what it makes, with which parameters, under which key."""
         more: dict[str, Any] = {"reader": self.reader_parameters(goal.steps[0])} if len(goal.steps) == 1 else {}
+        return self.describe(goal, self.path(goal, shard), self.token(goal, shard), shard, **more)
+
+    def describe(self, goal: Target, output: str, token: str, shard: tuple[int, int] | None = None, **more: Any) -> str:
+        """Description of the job that writes a target (or a shard of it) to a path, under a token."""
         if goal.leaf.step:
             more["decisive"] = goal.leaf.parameters
         return self._describe(
             goal.path,
             goal.steps,
-            self.path(goal, shard),
+            output,
             split=goal.split,
             shard=list(shard) if shard else None,
             segments=self.segments(self.home_steps(goal)),
-            token=self.token(goal, shard),
+            token=token,
             file=goal.leaf.name(goal.split),
             step=goal.leaf.step,
             **more,

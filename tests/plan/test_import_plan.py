@@ -83,10 +83,13 @@ def test_where_the_folder_lies_decides_nothing(made):
         paths(made())
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [("format", "npz"), ("classes", "name"), ("array", "cam"), ("normalise", "max"), ("missing", "zeros"), ("extra", "drop"), ("stretch", True)],
-)  # fmt: skip
+OTHERS = {
+    "format": "npz", "classes": "name", "array": "cam", "normalise": "max", "missing": "zeros", "extra": "drop",
+    "stretch": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), OTHERS.items())
 def test_every_other_parameter_decides(made, key, value):
     before = paths(made())
     after = paths(made(**{f"localizers.imported.{key}": value}))
