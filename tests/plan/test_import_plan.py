@@ -1,5 +1,6 @@
 """The localizer `import`: what its maps are keyed by, and which recipes it fits into."""
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 from PIL import Image
 
 from camflow.errors import ConfigError, RecipeError
+from camflow.localize.imported import CHOICES, ImportParams
+from camflow.plan.config import methods
 from camflow.plan.folders import owners
 from camflow.plan.plan import parse_target
 from camflow.store import shard_of
@@ -141,3 +144,13 @@ def test_nothing_but_the_catalog_is_read(made):
 
 def test_whose_a_file_may_be():
     assert set(owners("a/b_c_1.png")) == {"a/b_c_1", "a/b_c", "a/b", "b_c_1"}
+
+
+def test_the_schema_is_that_of_the_parameters():
+    rules = methods("localizers")["import"]["properties"]
+    fields = {field.name: field.default for field in dataclasses.fields(ImportParams)}
+    assert set(rules) == set(fields)
+    assert {key: rule["default"] for key, rule in rules.items() if "default" in rule} == {
+        key: value for key, value in fields.items() if value is not dataclasses.MISSING
+    }
+    assert {key: tuple(rule["enum"]) for key, rule in rules.items() if "enum" in rule} == CHOICES
