@@ -50,12 +50,11 @@ def _read(file: IO[bytes], path: Path) -> Any:
         if not dtype.hasobject:
             file.seek(0)
             return np.lib.format.read_array(file, allow_pickle=False)
-        content = _Unpickler(file, path).load()
-    except (DataError, MemoryError):
+        return _plain(_Unpickler(file, path).load(), path)
+    except DataError:
         raise
-    except Exception as error:  # on damaged bytes an unpickler raises anything
+    except Exception as error:  # on damaged bytes an unpickler raises anything, MemoryError included
         raise DataError(f"{path}: is no whole file of numpy.save ({error}); {REMEDY}") from error
-    return _plain(content, path)
 
 
 def _plain(value: Any, path: Path) -> Any:

@@ -145,6 +145,13 @@ def test_dotted_names_do_not_reach_through_what_is_allowed(tmp_path):
         read_arrays(tmp_path / "evil.npy")
 
 
+def test_a_dictionary_that_holds_itself_is_refused(tmp_path):
+    content = {}
+    content[0] = content
+    with pytest.raises(DataError, match=r"evil\.npy"):
+        read_arrays(saved(tmp_path, content))
+
+
 def test_an_archive_is_read_with_the_same_care(tmp_path):
     path = saved(tmp_path, {0: Runs(os.system, "true")})
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
@@ -153,11 +160,19 @@ def test_an_archive_is_read_with_the_same_care(tmp_path):
         read_arrays(tmp_path / "a.npz")
 
 
+def numbers(count):
+    """A file that promises some numbers and holds none."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": "<f8", "fortran_order": False, "shape": (count,)})
+    return file.getvalue()
+
+
 DAMAGED = {
     "an empty file": b"",
     "no file of numpy": b"PK not",
     "half a file": None,
     "another pickle": pickle.dumps({0: 1}),
+    "more values than any memory holds": numbers(2**50),
 }
 
 
