@@ -40,7 +40,7 @@ def export_maps(store: Store, folder: str | Path, form: str, *, classes: str = "
 
     Raises:
         ConfigError: unknown ``form``, ``classes`` or ``bits``.
-        DataError: ``folder`` holds something else, or an id or class does not name a file.
+        DataError: ``folder`` holds something else, an id or class does not name a file, or two name the same one.
         StoreError: a store of another stage, or a full disk.
     """
     if form not in FORMS:
@@ -63,8 +63,12 @@ def export_maps(store: Store, folder: str | Path, form: str, *, classes: str = "
                 continue
             for index, score in zip(seed.classes, full_size_maps(seed), strict=True):
                 key = names[int(index)]
-                path = f"{image_id}_{key}" if form == "png" else f"{key}/{image_id}"
-                write_score_png(plain_file(new, path, "png"), score, bits)
+                path = plain_file(new, f"{image_id}_{key}" if form == "png" else f"{key}/{image_id}", "png")
+                if path.exists():
+                    raise DataError(
+                        f"image '{image_id}': {path.name} is the file of another image, too; export png_folder"
+                    )
+                write_score_png(path, score, bits)
 
 
 def _write_arrays(path: Path, seed: SeedMaps, form: str, names: dict[int, str], classes: str) -> None:

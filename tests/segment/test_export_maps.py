@@ -124,6 +124,19 @@ def test_refusals(store, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_two_maps_of_one_name_are_refused(tmp_path):
+    """Class `c` of `a_b` and class `b_c` of `a` would both be `a_b_c.png`."""
+    with StoreWriter(tmp_path / "maps.h5", stage="maps", class_names=["c", "b_c"]) as writer:
+        for image_id, index in (("a_b", 0), ("a", 1)):
+            array, attrs = SeedMaps(np.array([index]), [np.ones((1, 2, 2), np.float32)], (2, 2)).pack()
+            writer.write(image_id, array, **attrs)
+    store = Store(tmp_path / "maps.h5")
+    with pytest.raises(DataError, match=r"a_b_c\.png is the file of another image, too; export png_folder"):
+        export_maps(store, tmp_path / "out", "png", classes="name")
+    export_maps(store, tmp_path / "out", "png_folder", classes="name")
+    assert (tmp_path / "out/b_c/a.png").is_file() and (tmp_path / "out/c/a_b.png").is_file()
+
+
 def test_the_command(store, tmp_path, capsys):
     assert cli.main(["export", str(store.path), str(tmp_path / "out")]) == 0  # maps: dictionaries
     assert capsys.readouterr().out == f"{tmp_path}/out\n" and (tmp_path / "out/a.npy").is_file()
