@@ -52,7 +52,8 @@ CONFIG = {
         "deeplab": {"method": "deeplab", **SEGMENTER},
         "psl": {"method": "psl", "confidence": "plain", "architecture": "deeplab_v2", **SEGMENTER},
     },
-    "runtime": {"shards": 2, "device": "cpu"},
+    "evaluation": {"splits": ["val"], "threshold_from": "val"},
+    "runtime": {"shards": 1, "device": "cpu"},
 }  # fmt: skip
 MAPS = ["plain/cam", "plain/advcam", "plain/lpcam", "seam/seam", "casm/masker", "ae_round_2/erasing", "plain/both"]
 MASKS = ["plain/cam/crf", "plain/lpcam/none", "plain/cam/irn", "plain/cam/psa", "ae_round_2/erasing/assemble"]
@@ -76,6 +77,7 @@ def photos_by_labels(catalog: Catalog) -> dict[str, list[str]]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)  # some eighty jobs
 def test_a_photo_gets_what_the_workflow_gives_it(copy):
     copy.configure(**CONFIG)
     wanted = [
