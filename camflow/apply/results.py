@@ -57,17 +57,18 @@ def boxes_of(
 
 
 def overlay_picture(photo: np.ndarray, labels: np.ndarray, boxes: Sequence[dict[str, Any]], class_names: Sequence[str]):
-    """The photo under its mask, with the boxes and the names of their classes; a Pillow image of the photo's size."""
+    """The photo under its mask, with the boxes and, where there is room, the names of their classes; a Pillow image."""
     picture = Image.fromarray(overlay(photo, labels))
     draw = ImageDraw.Draw(picture)
-    width = max(1, round(max(photo.shape[:2]) / 250))
+    width = max(1, round(max(photo.shape[:2]) / 200))
     for item in boxes:
         colour = tuple(voc_palette()[class_names.index(item["class"]) + 1].tolist())
         x1, y1, x2, y2 = item["box"]
         draw.rectangle((x1, y1, x2 - 1, y2 - 1), outline=colour, width=width)
         name = draw.textbbox((x1 + width, y1 + width), item["class"])
-        draw.rectangle(name, fill=colour)
-        draw.text((x1 + width, y1 + width), item["class"], fill="white")
+        if name[2] < x2 and name[3] < y2:
+            draw.rectangle(name, fill=colour)
+            draw.text((x1 + width, y1 + width), item["class"], fill="white")
     return picture
 
 

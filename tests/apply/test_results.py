@@ -59,6 +59,10 @@ def test_an_overlay_shows_the_mask_and_the_box():
     assert (picture[:20] == 100).all() and (picture[:, 70:] == 100).all()
     assert picture[20, 10].tolist() == [0, 128, 0]  # VOC's second colour
     assert picture[45, 40].tolist() == [40, 116, 40]  # .4 photo + .6 colour
+    # A name that does not fit into its box would hide what is beside it.
+    small = np.where(np.add.outer(np.arange(60), np.arange(80)) < 4, 2, 0).astype(np.uint8)
+    picture = np.asarray(overlay_picture(photo, small, boxes_of(small, NAMES, np.zeros((0, 60, 80)), []), NAMES))
+    assert (picture[4:] == 100).all() and (picture[:, 4:] == 100).all()
     assert overlay_picture(photo[:1, :1], labels[:1, :1], [], NAMES).size == (1, 1)
 
 
