@@ -1,1 +1,1 @@
-"""Studies of the papers: what a method does on the way, measured on any dataset. One file a study."""
+"""Trained recipes on photos of one's own: `camflow apply`. Imported by no stage."""
