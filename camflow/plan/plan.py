@@ -348,6 +348,12 @@ class Plan:
             ids = [item for item in ids if shard_of(item, shard[1]) == shard[0]]
         return {key: digest_folder(folder, ids, self._files("files").of) for key, folder in found.items()}
 
+    def catalog_ids(self, dataset: str, split: str) -> list[str]:
+        """Ids of a split's images; none for a dataset that the workflow has yet to make."""
+        if self.is_made(dataset) and read_manifest(self.made_folder(dataset)) is None:
+            return []
+        return sorted(set(self.reader(dataset).ids(split)))
+
     def _needs_threshold(self, steps: tuple[str, ...]) -> bool:
         return len(steps) >= 4 and self.instance("refiner", steps[3]).get("threshold") == "best"
 
