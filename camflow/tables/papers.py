@@ -149,9 +149,9 @@ def shown(frame: pd.DataFrame) -> pd.DataFrame:
         else _plain(row["published"]) + (f" ({UNCONFIRMED})" if row["unconfirmed"] else "")
         for _, row in frame.iterrows()
     ]
-    ran = frame["measured"].notna().any()
+    apart = (frame["measured"].notna() & frame["published"].notna()).any()
     places = ", ".join(dict.fromkeys(frame["published on"]))
-    heading = "published" if own or not ran else f"published on other data ({places})"
+    heading = "published" if own or not apart else f"published on other data ({places})"
     found = pd.DataFrame({"row": frame["row"], "": frame["column"], "metric": frame["metric"], "measured": measured})
     found[heading] = published
     if own:

@@ -191,6 +191,11 @@ def test_values_of_other_data_are_headed_so(foreign, table):
     assert not any("not to be compared" in note for note in notes(table))
 
 
+def test_a_picture_without_values_has_nothing_to_set_apart():
+    frame = paper_table([{**CELL, **OTHER, "published": None}], SCORES)
+    assert "published" in shown(frame).columns and notes(frame) == ["Source: a table."]
+
+
 def test_markdown_keeps_its_columns(table):
     lines = [line for line in to_markdown(table, "T", "C").splitlines() if line.startswith("|")]
     assert {len(re.findall(r"(?<!\\)\|", line)) for line in lines} == {8}
