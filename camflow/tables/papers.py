@@ -171,9 +171,8 @@ def _spread(row: Mapping[str, Any]) -> str:
 def notes(frame: pd.DataFrame) -> list[str]:
     """Sentences below a table: what the published values are of, their sources and conditions, what is unconfirmed."""
     found = []
-    other = frame[
-        frame["measured"].notna() & frame["difference"].isna() & (frame["measured on"] != frame["published on"])
-    ]
+    both = frame[frame["measured"].notna() & frame["published"].notna()]
+    other = both[both["difference"].isna() & (both["measured on"] != both["published on"])]
     if len(other):
         found.append(
             f"Published values are of {_list(other['published on'])}, measured ones of {_list(other['measured on'])}: they "
