@@ -90,8 +90,10 @@ class OnCluster:
         return sorted(self.cluster.jobs()[self._before :], key=lambda job: int(job["JobId"]))
 
 
-def memory(job: dict[str, str]) -> str:
-    return re.search(r"mem=(\d+[MG])", job["Tres"])[1]
+def memory(job: dict[str, str]) -> float:
+    """Megabytes that a job asked for; Slurm writes 32000M and 62.50G."""
+    number, unit = re.search(r"mem=([\d.]+)([MG])", job["Tres"]).groups()
+    return float(number) * {"M": 1, "G": 1024}[unit]
 
 
 def digests(project: Project) -> dict[str, str]:
@@ -149,7 +151,7 @@ def test_a_training_at_its_time_limit_goes_on_in_the_next_attempt(finished, clus
     limited.edit("profiles/slurm/config.yaml", "runtime: 720", "runtime: 1 if attempt == 1 else 60")
     on_cluster.snakemake(wanted, **hang)
     assert [job["JobState"] for job in on_cluster.jobs()] == ["TIMEOUT", "COMPLETED"]
-    assert [memory(job) for job in on_cluster.jobs()] == ["32000M", "64000M"]
+    assert [memory(job) for job in on_cluster.jobs()] == [32000, 64000]
     log = next(limited.results.glob("logs/parts-*/plain-*/train.log")).read_text()
     assert "resuming after epoch 5 of 9" in log
     for name in ("classifier.pt", "training.csv"):
@@ -186,7 +188,7 @@ def test_a_job_that_fails_runs_once_and_once_a_retry_with_more_memory(finished, 
     assert run.returncode == 1
     assert len(on_cluster.scripts("refine_crf.py")) == 3
     assert [job["JobState"] for job in on_cluster.jobs()] == ["FAILED"] * 3
-    assert [memory(job) for job in on_cluster.jobs()] == ["16000M", "32000M", "48000M"]
+    assert [memory(job) for job in on_cluster.jobs()] == pytest.approx([16000, 32000, 48000], rel=0.001)
     assert [job["TimeLimit"] for job in on_cluster.jobs()] == ["480", "960", "1440"]
     assert not list(on_cluster.project.results.glob("store/parts-*/plain-*/cam-*/crf-*/masks*"))
     # The cause gone, the same command ends well.
@@ -228,7 +230,10 @@ def test_the_generic_profile_submits_retries_and_ends_in_the_same_bytes(finished
     run = on_cluster.snakemake(wanted, "--retries", "1", profile=GENERIC, check=False, FAILS="localize_cam.py")
     assert run.returncode == 1
     assert {seen["CUDA_VISIBLE_DEVICES"] for seen in on_cluster.scripts("localize_cam.py")} <= {"0", "1"}
-    assert [job["JobState"] for job in on_cluster.jobs()] == ["FAILED"] * len(on_cluster.scripts("localize_cam.py"))
+    # Two shards of two splits, twice each, with more time the second time.
+    assert len(on_cluster.scripts("localize_cam.py")) == 8
+    assert [job["JobState"] for job in on_cluster.jobs()] == ["FAILED"] * 8
+    assert sorted(job["TimeLimit"] for job in on_cluster.jobs()) == ["240"] * 4 + ["480"] * 4
     on_cluster.snakemake(wanted, profile=GENERIC)
     for name in ("maps.val.h5", "score.val.json"):
         assert stored(on_cluster.project, f"parts/plain/cam/{name}").read_bytes() == (
