@@ -229,8 +229,8 @@ def show(report: dict[str, Any], console: Console) -> None:
 
 
 def _by_size(title: str, runs: Sequence[dict[str, Any]], cell) -> Table:
-    table = Table(title=f"{title} by stage and number of photos")
-    table.add_column("stage")
+    table = Table()
+    table.add_column(title, min_width=34)
     for run in runs:
         table.add_column(str(run["images"]), justify="right")
     for row in zip(*(run["stages"] for run in runs), strict=True):
@@ -239,8 +239,8 @@ def _by_size(title: str, runs: Sequence[dict[str, Any]], cell) -> Table:
 
 
 def _around(runs: Sequence[dict[str, Any]]) -> Table:
-    table = Table(title="planning (snakemake -n), the whole run, and what it leaves")
-    table.add_column("")
+    table = Table()
+    table.add_column("snakemake -n, the run, what it leaves", min_width=34)
     for run in runs:
         table.add_column(str(run["images"]), justify="right")
     for name, meaning in PLANS.items():
