@@ -41,6 +41,7 @@ from torch import nn
 
 from camflow.errors import ConfigError, did_you_mean
 from camflow.localize.extract import Method, Photos, Views, extract_maps, run_views
+from camflow.models.host import linear_scorer
 from camflow.store import StoreWriter
 
 CHOICES = {
@@ -187,7 +188,7 @@ def climb(
     bounds and mask, so who else is climbed changes nothing beyond the rounding of batched convolutions.
 
     Args:
-        model: a classifier: ``score_maps`` and ``head``.
+        model: a host: ``score_maps`` and ``head``.
         views: (B, V, 3, H, W) normalised photos, and their mirror images when V = 2.
         pairs: what is climbed.
         params: the switches; ``lambda_``, ``tau`` and ``step_size`` are taken from the pairs.
@@ -326,7 +327,7 @@ def _bounds(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _positive_weights(model: nn.Module) -> torch.Tensor:
     """(C,) K_c, the number of positive weights of each class."""
-    return (model.head.weight.detach().flatten(1) > 0).sum(1)
+    return (linear_scorer(model.head)[0] > 0).sum(1)
 
 
 def _take(pairs: Pairs, lot: torch.Tensor) -> Pairs:

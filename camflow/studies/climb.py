@@ -81,7 +81,7 @@ def climb_study(
         found = []
         for views, terms in zip(shown.views, at_scale, strict=True):
             pairs = Pairs.of([shown.classes], [setting for _, setting in chosen], views)
-            maps = torch.stack([step.region for step in climb(model, views, pairs, longest, max(terms))], dim=1)
+            maps = torch.stack([step.region for step in climb(shown.host, views, pairs, longest, max(terms))], dim=1)
             sums = maps.double().cumsum(1)[:, torch.tensor(terms) - 1]
             found.append(sums.unflatten(0, (-1, len(chosen))).transpose(0, 1).float().cpu().numpy())
         return found

@@ -84,7 +84,7 @@ def sensitivity_study(
         with torch.inference_mode():
             for views in shown.views:
                 flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-                features = add_features(model.features(flat).unflatten(0, views.shape[:2]))
+                features = add_features(shown.host.features(flat).unflatten(0, views.shape[:2]))
                 with torch.autocast(views.device.type, enabled=False):  # as in lpcam
                     for maps, own in zip(found, vectors, strict=True):
                         maps.append(similarity_maps(features, own, [shown.classes])[0].cpu().numpy())

@@ -52,7 +52,7 @@ def successive_maps(
         for number, (views, scale) in enumerate(zip(shown.views, params.scales, strict=True)):
             total, pairs = 0, Pairs.of([shown.classes], [params], views)
             terms = [one.terms(scale) for one in wanted]
-            for step in climb(model, views, pairs, params, max(terms)):
+            for step in climb(shown.host, views, pairs, params, max(terms)):
                 total = total + step.region
                 for maps, one, count in zip(sums, wanted, terms, strict=True):
                     if step.t == count - 1:
