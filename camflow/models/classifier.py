@@ -27,6 +27,7 @@ FORMAT = format_of(KIND)
 HOSTS = {
     "camflow-seam/1": ("camflow.models.seam", "build_seam"),
     "camflow-masker/1": ("camflow.models.masker", "rebuild_masker"),
+    "camflow-amn/1": ("camflow.models.amn", "build_amn"),
 }
 POOLINGS = ("gap", "gmp")
 DETACHES = ("none", "layer2")

@@ -22,6 +22,7 @@ from camflow.errors import ConfigError, RecipeError, did_you_mean
 from camflow.plan import keys
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
+from camflow.plan.labels import labels_read
 from camflow.plan.recipe import (
     BESIDE,
     KINDS,
@@ -189,6 +190,11 @@ class Plan:
             )
         if self.is_virtual(goal.steps):
             raise RecipeError(f"{goal.path}: {goal.leaf.kind} '{goal.steps[-1]}' has no files, it only keeps its place")
+        if goal.leaf.recognises and self.is_told(goal.steps):
+            raise RecipeError(
+                f"{goal.path}: classifier '{goal.steps[1]}' is told which classes a photo shows, so it cannot be scored on "
+                "recognising them; name a classifier of another method"
+            )
         if goal.leaf.methods and method not in goal.leaf.methods:
             raise RecipeError(
                 f"{goal.path}: only {' and '.join(goal.leaf.methods)} has {goal.leaf.filename(goal.split)}, "
@@ -198,6 +204,10 @@ class Plan:
     def is_virtual(self, steps: tuple[str, ...]) -> bool:
         """Whether a recipe ends in a segment that makes nothing, such as the classifier of a recipe from true masks."""
         return bool(self._entry(KINDS[len(steps) - 1], steps[-1]).get("x-virtual"))
+
+    def is_told(self, steps: tuple[str, ...]) -> bool:
+        """Whether a recipe's classifier is told the labels of the photos it localises in, so that it recognises nothing."""
+        return bool(self._entry("classifier", steps[1]).get("x-told"))
 
     # --- keys --------------------------------------------------------------------------------------------------------
 
@@ -290,7 +300,10 @@ class Plan:
             value = self.instance(kind, name).get(key)
             if rule.get("x-recipe") and value and self._names_recipe(rule, value):
                 other = (steps[0], *str(value).split("/"))
-                self.check(other)
+                try:
+                    self.check(other)
+                except RecipeError as error:
+                    raise RecipeError(f"{section_of(kind)}.{name}.{key}: {error}") from error
                 try:
                     sources[key] = "/".join([*self.segments(other), self._content_of(steps[0], "train", ALL)])
                 except RecursionError:
@@ -671,6 +684,8 @@ class Plan:
                 return None if self.is_virtual(steps[:3]) else target(steps[:3], "maps", split)
             case "saliency":
                 return self._saliency(steps, split)
+            case "labels" | "classifier labels":
+                return labels_read(self, steps, split)
             case "erased before" | "maps before":  # of the round of erasing before the classifier's own
                 return self._round_before(name.split()[0], steps, split)
             case "logits" | "network training":
@@ -683,10 +698,12 @@ class Plan:
             case "masked_images":
                 return target(steps, name, split, ".h5")
             case "own confidence":  # of the recipe's classifier
-                return None if self.is_virtual(steps[:2]) else target(steps[:2], "confidence", split)
+                silent = self.is_virtual(steps[:2]) or self.is_told(steps)
+                return None if silent else target(steps[:2], "confidence", split)
             case "recogniser":
-                wanted = self.config["localization"]["saliency"]["recogniser"] and not self.is_virtual(steps[:2])
-                return target(steps[:2], "classifier") if wanted else None
+                wanted = self.config["localization"]["saliency"]["recogniser"]
+                silent = self.is_virtual(steps[:2]) or self.is_told(steps)
+                return target(steps[:2], "classifier") if wanted and not silent else None
             case "masks":
                 return target(steps[:4], "masks", split) if self._learns_from_masks(goal) else None
             case "score":
@@ -824,6 +841,7 @@ class Plan:
             target(steps, stem, split)
             for steps in self.prefixes
             if (len(steps) == 2 and not self.is_temporal(steps[0])) or self.has_masks(steps[0])
+            if len(steps) > 2 or not self.is_told(steps)
             for stem in (("score", "score_crf") if len(steps) == len(KINDS) else ("score",))
             for split in self._scored(steps)
         ]
@@ -944,6 +962,9 @@ class Plan:
         for key, value in item.items():
             if value and rules.get(key, {}).get("x-beside"):
                 item[key] = {**self._but_for_the_seed(value), "seed": None}
+            if value and rules.get(key, {}).get("x-recipe"):
+                first, *rest = value.split("/")
+                item[key] = [{**self._but_for_the_seed(first), "seed": None}, *rest]
         return item
 
     @property
@@ -1141,6 +1162,7 @@ INPUTS = {
     "test confidence": "confidence",
     "own confidence": "confidence",
     "recogniser": "classifier",
+    "classifier labels": "labels",
 }
 
 

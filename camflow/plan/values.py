@@ -22,6 +22,8 @@ def conflicts(item: Mapping[str, Any]) -> Iterator[str]:
         yield from _cct(item)
     if item.get("method") == "casm":
         yield from _casm(item)
+    if item.get("method") in ("casm", "amn"):
+        yield from _start(item)
 
 
 def _loop(item: Mapping[str, Any]) -> Iterator[str]:
@@ -91,11 +93,14 @@ def _casm(item: Mapping[str, Any]) -> Iterator[str]:
             yield "warm_start: a fixed classifier does not learn, so name a trained one here; or set fixed: false"
         if item.get("hp", preset not in ("F", "L", "FIX")):
             yield "hp: a fixed classifier has no past; set hp: 0, or fixed: false"
-    if item.get("warm_start") and item.get("weights") != "none":
-        yield f"weights: {item['weights']} and warm_start are two initial states; set weights: none, or leave warm_start out"
     if item.get("score") == "adversarial" and preset in ("FIX", "CA") and item.get("lambda_r") is None:
         yield f"lambda_r: preset {preset} has none for score: adversarial; give one"
     if area and item.get("scale"):
         yield "crop_area: it and scale are two ways to crop; set one of them to null"
     if area and area[0] > area[1]:
         yield f"crop_area: {area[0]} is above {area[1]}; exchange them"
+
+
+def _start(item: Mapping[str, Any]) -> Iterator[str]:
+    if item.get("warm_start") and item.get("weights") != "none":
+        yield f"weights: {item['weights']} and warm_start are two initial states; set weights: none, or leave warm_start out"
