@@ -17,10 +17,11 @@ def labels_read(plan: Plan, steps: tuple[str, ...], split: str) -> Target:
     Raises ``RecipeError`` when it names none that ends in a refiner.
     """
     value = str(plan.instance("classifier", steps[1])["labels"])
-    other = (steps[0], *value.split("/"))
+    other, place = (steps[0], *value.split("/")), f"classifiers.{steps[1]}.labels"
     if len(other) != 4:
-        raise RecipeError(
-            f"classifiers.{steps[1]}.labels: '{value}' is no recipe down to a refiner, such as plain/cam/confident"
-        )
-    plan.check(other)
+        raise RecipeError(f"{place}: '{value}' is no recipe down to a refiner, such as plain/cam/confident")
+    try:
+        plan.check(other)
+    except RecipeError as error:
+        raise RecipeError(f"{place}: {error}") from error
     return target(other, "masks", split)
