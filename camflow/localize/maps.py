@@ -30,7 +30,8 @@ class SeedMaps:
         maps: one (K, h, w) array per scale, >= 0, before any normalisation. Empty when K = 0.
         size: (H, W) of the photo in pixels.
         frame: (H, W) of what the network saw at scale 1; differs from ``size`` when photos are resized first.
-        stride: output stride of the network, pixels of the frame per cell at scale 1.
+        stride: output stride of the network, pixels of the frame per cell at scale 1. The maps cover the frame rounded
+            up to whole cells; 1 says that they cover just the frame, whatever their cells.
         absolute: the maps are scores in [0, 1] that keep their unit: readers do not divide them by their maximum.
     """
 

@@ -28,6 +28,7 @@ HOSTS = {
     "camflow-seam/1": ("camflow.models.seam", "build_seam"),
     "camflow-masker/1": ("camflow.models.masker", "rebuild_masker"),
     "camflow-amn/1": ("camflow.models.amn", "build_amn"),
+    "camflow-mctformer/1": ("camflow.models.mctformer", "build_mctformer"),
 }
 POOLINGS = ("gap", "gmp")
 DETACHES = ("none", "layer2")
