@@ -11,6 +11,7 @@ at 0; DeiT's ends at 1e-5 and begins at 1e-6.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
@@ -25,6 +26,8 @@ from camflow.train.classify import Catalog, ClassifyTask
 from camflow.train.inputs import InputParams
 from camflow.train.metrics import Row
 from camflow.train.tofile import train_to_file
+
+log = logging.getLogger(__name__)
 
 UNDECAYED = ("cls_token", "pos_embed")
 
@@ -85,6 +88,10 @@ class MctFormerParams(InputParams):
 
     def build(self, n_classes: int) -> MctFormer:
         """Build the network with its initial weights."""
+        if self.weights == "none" and self.backbone != "small":
+            log.warning(
+                "weights: none: a transformer of this size is published with weights of ImageNet and learns little without"
+            )
         names = ("patch", "width", "depth", "heads", "stem")
         changes = {name: getattr(self, name) for name in names}
         shape = architecture_of(self.backbone, **changes, size=self.size or self.crop)

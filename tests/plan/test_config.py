@@ -27,9 +27,12 @@ from camflow.localize import advcam, amn, ensemble, erasing, kmeans, lpcam, mask
 from camflow.localize.advcam import AdvCamParams
 from camflow.localize.cam import CamParams
 from camflow.localize.extract import PRECISIONS
+from camflow.localize.mctformer import MctFormerMapParams
 from camflow.localize.seam import SeamMapParams
 from camflow.models.classifier import DETACHES, POOLINGS
 from camflow.models.host import TAPS
+from camflow.models.mctformer import ARCHITECTURES as TRANSFORMERS
+from camflow.models.mctformer import MAPS
 from camflow.models.segmenter import ARCHITECTURES
 from camflow.params import from_config
 from camflow.plan import config as configs
@@ -49,6 +52,7 @@ from camflow.train.casm import CasmParams
 from camflow.train.cct import CctParams
 from camflow.train.classify import LOSSES, PlainParams
 from camflow.train.irn import IrnTrainParams
+from camflow.train.mctformer import MctFormerParams
 from camflow.train.psa import AffinityParams
 from camflow.train.psl import PslParams
 from camflow.train.refiners import AFFINITY_LR, affinity_from_config, irn_from_config
@@ -263,6 +267,24 @@ def test_seam_maps_have_the_parameters_of_their_schema():
     assert defaults(properties("localizers", "seam")) == fields(SeamMapParams)
 
 
+def test_mctformer_has_the_parameters_of_its_schema():
+    rules = properties("classifiers", "mctformer")
+    launched = {"monitor", "processes"}
+    assert {key: value for key, value in defaults(rules).items() if key not in launched} == fields(MctFormerParams)
+    assert set(rules) - launched == set(fields(MctFormerParams))
+    for name in ("schedule", "momentum_slot", "precision"):
+        assert set(rules[name]["enum"]) == set(settings.CHOICES[name]), name
+    for name in TRANSFORMERS:
+        assert name in rules["backbone"]["description"], name
+
+
+def test_mctformer_maps_have_the_parameters_of_their_schema():
+    rules = properties("localizers", "mctformer")
+    assert defaults(rules) == fields(MctFormerMapParams)
+    assert set(rules["maps"]["enum"]) == set(MAPS)
+    assert set(properties("localizers", "lpcam")["fusion"]["enum"]) == set(lpcam.FUSIONS)
+
+
 def test_augmentations_have_the_parameters_of_their_schema():
     rules = properties("classifiers", "plain")["augment"]["properties"]
     assert set(rules) == set(AUGMENTATIONS)
@@ -298,7 +320,7 @@ def test_lpcam_has_the_parameters_of_its_schema():
     assert set(rules["fallback"]["enum"]) == set(prototypes.FALLBACKS)
     assert set(rules["scorer"]["enum"]) == set(TAPS)
     # A default here would replace the preset's own value.
-    own = {key: maps[key] for key in ("scales", "flip", "long_side", "precision")}
+    own = {key: maps[key] for key in ("scales", "flip", "long_side", "precision", "fusion")}
     assert defaults(rules) == {**own, "preset": "voc", "mask": "cam", "split": "train"}
     step = methods("localizers")["lpcam"]["x-steps"]["lpcam_prototypes"]
     assert set(step["parameters"]) == {*clustering, "preset", "mask", "split"}
