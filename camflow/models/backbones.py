@@ -26,7 +26,7 @@ from torch import nn
 
 from camflow.errors import ConfigError, did_you_mean
 from camflow.models.resnet38 import wide_resnet38
-from camflow.models.timm_backbones import input_statistics, is_timm, timm_trunk
+from camflow.models.timm_backbones import is_timm, timm_steps
 from camflow.models.vgg16_psa import vgg16_psa
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -49,6 +49,7 @@ class Trunk:
         published_strides: of each level in the network as published, i.e. before ``output_stride`` was applied.
         release: the torchvision network whose weights fit; None: the backbone's own name.
         added: root children that the network of ``release`` does not have; its weights leave them as they are drawn.
+        whole_cells: rows and columns of a photo that do not fill a cell are lost.
     """
 
     modules: dict[str, nn.Module]
@@ -59,6 +60,7 @@ class Trunk:
     published_strides: tuple[int, ...] = ()
     release: str | None = None
     added: tuple[str, ...] = ()
+    whole_cells: bool = False
 
     def step(self, name: str) -> nn.Module:
         """Return the module of a step."""
@@ -259,11 +261,12 @@ def _from_features(net: nn.Module) -> Trunk:
 
 def _from_timm(name: str) -> Trunk:
     """Take the steps out of a network of timm, in front of them what its input needs."""
-    modules, steps, net = timm_trunk(name)
-    if input_statistics(net) != (IMAGENET_MEAN, IMAGENET_STD):
-        modules, steps = {"rescale": _OtherInput(*input_statistics(net)), **modules}, ["rescale", *steps]
+    found = timm_steps(name)
+    modules, steps = found.modules, found.names
+    if (found.mean, found.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        modules, steps = {"rescale": _OtherInput(found.mean, found.std), **modules}, ["rescale", *steps]
     renamed = {our_name(f"{root}.").removesuffix("."): module for root, module in modules.items()}
-    return Trunk(renamed, tuple(our_name(step) for step in steps), ())
+    return Trunk(renamed, tuple(our_name(step) for step in steps), (), whole_cells=found.whole_cells)
 
 
 def _children(net: nn.Module, name: str) -> Iterable[str]:

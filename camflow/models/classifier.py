@@ -41,6 +41,7 @@ class Classifier(nn.Module):
 
     Attributes:
         stride: nominal stride of the features.
+        map_stride: what readers of the maps round a photo up to, see ``camflow.localize.maps``.
         mean, std: normalisation constants of the input, per channel.
         levels, level_strides, level_channels: the trunk's levels, see ``camflow.models.backbones``.
         class_names, meta: facts carried by saved files; empty until set.
@@ -61,6 +62,7 @@ class Classifier(nn.Module):
         self.level_channels = trunk.channels
         self.published_strides = trunk.published_strides
         self.stride = trunk.strides[-1]
+        self.map_stride = 1 if trunk.whole_cells else self.stride
         self.pooling = pooling
         self.freeze_bn = freeze_bn
         self.spec = spec

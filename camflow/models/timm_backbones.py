@@ -11,7 +11,8 @@ from __future__ import annotations
 import importlib
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -75,41 +76,59 @@ def input_statistics(net: nn.Module) -> tuple[tuple[float, ...], tuple[float, ..
 # --- convolutional networks ------------------------------------------------------------------------------------------
 
 
-def timm_trunk(backbone: str) -> tuple[dict[str, nn.Module], list[str], nn.Module]:
-    """Take a network apart into steps.
+@dataclass(frozen=True)
+class Steps:
+    """A network taken apart.
 
-    Returns:
-        The root children by name, the dotted names of the steps in order, and the network.
+    Attributes:
+        modules: the root children by name.
+        names: dotted names of the steps, in order.
+        whole_cells: rows and columns that do not fill a cell are lost, as in ConvNeXt, whose kernels do not overlap.
+        mean, std: of the input that the released weights expect, RGB/255.
+    """
+
+    modules: dict[str, nn.Module]
+    names: list[str]
+    whole_cells: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+def timm_steps(backbone: str) -> Steps:
+    """Take a network apart into steps.
 
     Raises:
         ConfigError: its features are not (B, D, h, w), or not what its children give one after the other.
     """
     net = create(backbone)
-    names = _sequence(net)
-    if names is None:
+    found = {_sequence(net, size) for size in PROBES}
+    if None in found or len({names for names, _ in found}) > 1:
         raise ConfigError(_no_steps(backbone, net))
-    children = dict(net.named_children())
-    steps = [step for name in names for step in _steps(children[name], name)]
+    ((names, _), *_), children = found, dict(net.named_children())
+    steps = [step for name in names for step in _members(children[name], name)]
     if isinstance(net.get_submodule(steps[-1]), nn.MaxPool2d):
         steps.pop()  # CAM reads the last convolution, as of torchvision's VGG
-    return {name: children[name] for name in names}, steps, net
+    whole = any(loses for _, loses in found)
+    return Steps({name: children[name] for name in names}, steps, whole, *input_statistics(net))
 
 
-def _sequence(net: nn.Module) -> list[str] | None:
-    """Names of the first children that, one after the other, give the network's features; None if none do."""
-    found = None
-    for size in PROBES:
-        probe = torch.linspace(-2, 2, 3 * size[0] * size[1]).reshape(1, 3, *size).sin()
-        try:
-            with torch.no_grad():
-                features = net.forward_features(probe)
-                names = _prefix(net, probe, features)
-        except Exception:  # networks of one input size raise all kinds of errors for another
-            return None
-        if names is None or found not in (None, names) or not _tiles(features.shape[2:], size):
-            return None
-        found = names
-    return found
+def _sequence(net: nn.Module, size: tuple[int, int]) -> tuple[tuple[str, ...], bool] | None:
+    """Names of the first children that, one after the other, give the network's features of a photo of a size, and
+    whether the cells leave some of it out; None if no children do, or the cells are not of 2^k pixels."""
+    probe = torch.linspace(-2, 2, 3 * size[0] * size[1]).reshape(1, 3, *size).sin()
+    try:
+        with torch.no_grad():
+            features = net.forward_features(probe)
+            names = _prefix(net, probe, features)
+    except Exception:  # networks of one input size raise all kinds of errors for another
+        return None
+    if names is None:
+        return None
+    grid = tuple(features.shape[2:])
+    stride = 2 ** round(math.log2(size[0] / grid[0]))
+    if grid == tuple(-(-n // stride) for n in size):
+        return tuple(names), False
+    return (tuple(names), True) if grid == tuple(n // stride for n in size) else None
 
 
 def _prefix(net: nn.Module, x: torch.Tensor, wanted: Any) -> list[str] | None:
@@ -129,17 +148,11 @@ def _prefix(net: nn.Module, x: torch.Tensor, wanted: Any) -> list[str] | None:
     return None
 
 
-def _tiles(grid: Sequence[int], size: Sequence[int]) -> bool:
-    """Whether cells of 2^k pixels cover a photo of a size just so, as the readers of maps take for granted."""
-    stride = 2 ** round(math.log2(size[0] / grid[0]))
-    return all(-(-pixels // stride) == cells for cells, pixels in zip(grid, size, strict=True))
-
-
-def _steps(module: nn.Module, name: str) -> Iterator[str]:
+def _members(module: nn.Module, name: str) -> Iterator[str]:
     """A module as steps: a plain sequence as those of its members."""
     if type(module).forward is nn.Sequential.forward and len(module):
         for child, member in module.named_children():
-            yield from _steps(member, f"{name}.{child}")
+            yield from _members(member, f"{name}.{child}")
     else:
         yield name
 
