@@ -156,7 +156,7 @@ def train_mctformer(
         catalog_val: images for the validation columns of the metrics, or None.
         params: see ``MctFormerParams``.
         out: the network's file, see ``camflow.models.mctformer.load_mctformer``.
-        metrics_csv: one row per epoch: epoch, lr, train_class, train_loss, train_map, train_patch, val_loss, val_map,
+        metrics_csv: one row per epoch: epoch, lr, train_class, train_loss, train_patch, train_map, val_loss, val_map,
             and val_accuracy if every validation image has one label.
         scratch: folder for checkpoints, which are removed once ``out`` is written.
         key: fingerprint of what determines the result.
