@@ -23,12 +23,14 @@ from camflow.localize.extract import normalisation_table, to_views
 from camflow.localize.lpcam import LpcamParams, class_vectors, extract_lpcams
 from camflow.localize.maps import full_size_maps, read_seed
 from camflow.localize.masker import MaskerParams, extract_masker_maps
+from camflow.localize.mctformer import MctFormerMapParams, extract_mctformer_maps
 from camflow.localize.prototypes import PrototypeParams, cluster_class
 from camflow.localize.seam import SeamMapParams, extract_seam_maps
 from camflow.models.amn import build_amn, save_amn
 from camflow.models.classifier import build_classifier, load_classifier, save_classifier
 from camflow.models.host import TAPS, Host, LabelConditioned, given_labels, linear_scorer
 from camflow.models.masker import build_masker, save_masker
+from camflow.models.mctformer import architecture_of, build_mctformer, save_mctformer
 from camflow.models.seam import build_seam, save_seam
 from camflow.plan.config import methods
 from camflow.plan.plan import Plan
@@ -82,6 +84,11 @@ def build(method):
         return build_masker(build_classifier("tiny", len(CLASSES), **TINY), seed=4), save_masker
     if method == "amn":
         return build_amn("tiny", len(CLASSES), rates=(1, 2), freeze_bn=False, **TINY), save_amn
+    if method == "mctformer":
+        model = build_mctformer(len(CLASSES), architecture_of("small", width=12, depth=3, heads=2))
+        with torch.no_grad():
+            model.blocks[-1].attn.qkv.weight.mul_(30)  # fresh attention is the same everywhere
+        return model, save_mctformer
     pytest.fail(f"classifier method '{method}' is new: say here how its network is built")
 
 
@@ -212,6 +219,7 @@ RUN = {
     "lpcam": run_lpcam,
     "seam": lambda m, c, w, _: extract_seam_maps(m, c, SeamMapParams(**ONE), w),
     "amn": run_amn,
+    "mctformer": lambda m, c, w, _: extract_mctformer_maps(m, c, MctFormerMapParams(), w),
     "erasing": lambda m, c, w, _: write_fused(m, c, None, None, ErasingParams(**ONE), w),
     "masker": lambda m, c, w, _: extract_masker_maps(m, c, MaskerParams(), w),
     "ensemble": run_ensemble,
