@@ -37,7 +37,7 @@ ARCHITECTURES = {
     "deit_tiny": Architecture(patch=16, width=192, depth=12, heads=3),
     "deit_small": Architecture(patch=16, width=384, depth=12, heads=6),
     "deit_base": Architecture(patch=16, width=768, depth=12, heads=12),
-    "small": Architecture(patch=8, width=96, depth=4, heads=3, size=96, stem="conv", mlp_ratio=2.0),
+    "small": Architecture(patch=8, width=64, depth=3, heads=2, size=96, stem="conv", mlp_ratio=2.0),
 }
 
 

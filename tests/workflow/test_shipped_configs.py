@@ -146,9 +146,11 @@ def test_parts_refiners_refines_four_kinds_of_maps_on_three_classifiers(embedded
 def test_parts_hosts_runs_the_same_localizers_on_every_host(embedded):
     planned = embedded.planned("--configfile", "config/parts_hosts.yaml")
     assert (planned["train_plain"], planned["train_seam"], planned["train_amn"]) == (3, 3, 6)
-    assert planned["localize_advcam"] == 3 * 3 * 2 * 2 and planned["localize_amn"] == 6 * 2 * 2
-    assert planned["cluster_lpcam"] == 3 * 3 * 6  # hosts, seeds, classes
-    assert planned["score_classifier"] == 2 * 3 * 2  # AMN is told the labels
+    assert planned["train_mctformer"] == 3
+    # Hosts, seeds, splits, shards; on MCTformer both go twice, with and without its attention.
+    assert planned["localize_advcam"] == 5 * 3 * 2 * 2 and planned["localize_amn"] == 6 * 2 * 2
+    assert planned["cluster_lpcam"] == 5 * 3 * 6  # hosts, seeds, classes
+    assert planned["score_classifier"] == 3 * 3 * 2  # AMN is told the labels
 
 
 @pytest.mark.long
