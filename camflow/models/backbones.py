@@ -336,7 +336,9 @@ def _rewrite(module: nn.Module, dilation: int, dilation_after: int, strip: bool,
             stripped = strip and layer.stride != (1, 1)
             if stripped:
                 if layer.kernel_size[0] % 2 == 0:
-                    raise ConfigError(f"{where}: a {layer.kernel_size} convolution cannot lose its stride; set output_stride: null")
+                    raise ConfigError(
+                        f"{where}: a {layer.kernel_size} convolution cannot lose its stride; set output_stride: null"
+                    )
                 layer.stride = (1, 1)
             _dilate(layer, current)
             if stripped and layer.kernel_size != (1, 1):  # 1x1: the shortcut beside the main path

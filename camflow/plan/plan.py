@@ -133,7 +133,17 @@ class Plan:
                 )
 
     def _needs(self, kind: str, name: str) -> dict[str, str]:
-        """What a segment needs of those before it -> what asks for it: its method, or the value of a parameter."""
+        """What a segment needs of those before it -> what asks for it: its method, or the value of a parameter.
+
+        A localizer that reads the maps of another one needs what that one needs.
+        """
+        rules = self._entry(kind, name).get("properties", {}) if kind == "localizer" else {}
+        known, item = instances(self.config, section_of(kind)), self.instance(kind, name)
+        beside = {key: item[key] for key, rule in rules.items() if rule.get("x-beside") and item.get(key) in known}
+        theirs = {need: f"{key}: {other}" for key, other in beside.items() for need in self._own_needs(kind, other)}
+        return theirs | self._own_needs(kind, name)
+
+    def _own_needs(self, kind: str, name: str) -> dict[str, str]:
         entry, item = self._entry(kind, name), self.instance(kind, name)
         needs = {
             need: f"{key}: {item[key]}"

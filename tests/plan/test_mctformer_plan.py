@@ -18,6 +18,7 @@ CONFIG = {
         "advcam_attention": {"method": "advcam", "pooled": "logits", "accumulate": "refined"},
         "lpcam": {"method": "lpcam"},
         "lpcam_attention": {"method": "lpcam", "mask": "mctformer", "fusion": "attention"},
+        "lpcam_own_cells": {"method": "lpcam", "mask": "mctformer"},
         "seam": {"method": "seam"},
     },
     "refiners": {
@@ -61,6 +62,7 @@ def test_what_fits(plan):
         ),
         ("plain/lpcam_attention", r"localizer 'lpcam_attention' \(fusion: attention\) needs attention maps"),
         ("plain/advcam_attention", r"\(pooled: logits, accumulate: refined\) needs class tokens, refined maps"),
+        ("plain/lpcam_own_cells", r"localizer 'lpcam_own_cells' \(mask: mctformer\) needs attention maps"),
         ("mctformer/seam", r"localizer 'seam' \(method seam\) needs pixel correlation"),
         ("mctformer/mctformer/irn", r"refiner 'irn' \(method irn\) needs convolutional trunk"),
         ("mctformer/mctformer/psa_own", r"refiner 'psa_own' \(weights: classifier\) needs convolutional trunk"),
