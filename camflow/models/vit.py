@@ -80,14 +80,18 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: torch.Tensor, observe: Callable[[torch.Tensor], None] | None = None) -> torch.Tensor:
-        """Attend; ``observe`` is shown the attention (B, heads, T, T), rows are queries. Without it the attention is
-        never stored, which is faster."""
+        """Attend; ``observe`` is shown the attention (B, heads, T, T), rows are queries.
+
+        Where nobody looks and no gradient is wanted the attention is never stored, which is faster. (The gradients of
+        that fused kernel are not reproducible on a GPU.)
+        """
         query, key, value = self.qkv(x).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        if observe is None:
+        if observe is None and not torch.is_grad_enabled():
             out = functional.scaled_dot_product_attention(query, key, value)
         else:
             weights = (query @ key.transpose(2, 3) / math.sqrt(query.shape[3])).softmax(dim=3)
-            observe(weights)
+            if observe is not None:
+                observe(weights)
             out = weights @ value
         return self.proj(out.transpose(1, 2).flatten(2))
 

@@ -69,9 +69,12 @@ def test_images_do_not_see_each_other(model):
 def test_attention_that_is_seen_is_that_which_acts(model):
     """The fast path never stores the attention."""
     x = photos(40, 32)
-    fast, seen = model.tokens(x), model.tokens(x, lambda *_: None)
-    for one, other in zip(fast, seen, strict=True):
+    seen, graph = model.tokens(x, lambda *_: None), model.tokens(x)
+    with torch.no_grad():
+        fast = model.tokens(x)
+    for one, other, third in zip(fast, seen, graph, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+        assert torch.equal(other, third)
 
 
 def test_attention_maps_by_their_definition(model):
