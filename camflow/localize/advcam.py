@@ -22,6 +22,9 @@ map, n_v the number of cells with z_c > 0 in view v, and K_c the number of posit
 so each step costs one forward and one backward pass to the image instead of two full backward passes. The gradient of
 the mask term flows through z_c only; n_v and K_c are constants in it, as the weights are in the released code.
 
+A head with a larger kernel (MCTformer's is 3x3) has this gradient inside of an area of positive scores; there R is its
+score map with the same scale.
+
 On SEAM (Wang et al., CVPR 2020) the authors climb on the maps before its refinement and add up those behind it, which
 ``accumulate: refined`` does; they remember T about 8 and lambda about 2 for it (issues 7 and 8 of their repository). These
 values are unconfirmed, and nobody outside has reproduced the published numbers (issue 19).
@@ -41,10 +44,11 @@ from torch import nn
 
 from camflow.errors import ConfigError, did_you_mean
 from camflow.localize.extract import Method, Photos, Views, extract_maps, run_views
+from camflow.models.host import linear_scorer
 from camflow.store import StoreWriter
 
 CHOICES = {
-    "pooled": ("rectified", "raw"),
+    "pooled": ("rectified", "raw", "logits"),
     "ascent": ("max_normalised", "raw"),
     "clamp": ("shrinking", "initial", "none"),
     "region": ("grad_cam", "cam"),
@@ -64,7 +68,8 @@ class AdvCamParams(Views):
         tau: a cell is masked when its share of the map's maximum is above this.
         other_classes: subtract the scores of the other classes (both; off for ablations).
         pooled: what y_k averages over the cells: ``rectified`` scores, or ``raw`` ones (paper). Rectified, a class that
-            is rejected everywhere gives no gradient.
+            is rejected everywhere gives no gradient. ``logits`` climbs the class scores of a host whose score is no mean
+            over cells (MCTformer's class tokens).
         ascent: the gradient as ``max_normalised`` (divided by its largest magnitude over both views) or ``raw`` (paper).
         clamp: keep values within the range of the current pair (``shrinking``: the range can only get smaller), of the
             photo (``initial``), or not at all (``none``, paper).
@@ -187,7 +192,7 @@ def climb(
     bounds and mask, so who else is climbed changes nothing beyond the rounding of batched convolutions.
 
     Args:
-        model: a classifier: ``score_maps`` and ``head``.
+        model: a host: ``score_maps`` and ``head``.
         views: (B, V, 3, H, W) normalised photos, and their mirror images when V = 2.
         pairs: what is climbed.
         params: the switches; ``lambda_``, ``tau`` and ``step_size`` are taken from the pairs.
@@ -221,8 +226,9 @@ def _first(model, views, pairs, rows, params, last) -> tuple[Step, torch.Tensor 
     """State and gradients at t = 0: one forward pass an image, one backward pass a (distinct) class of it."""
     with torch.set_grad_enabled(not last):
         x = views.detach().requires_grad_(not last)
-        scores = _scores(model, x)
-        step, objective = _state(scores[pairs.owner], x, pairs, rows, None, params, 0)
+        scores, logits = _scores(model, x, params)
+        logits = None if logits is None else logits[pairs.owner]
+        step, objective = _state(scores[pairs.owner], logits, x, pairs, rows, None, params, 0)
     step = _with(step, images=views[pairs.owner])
     if last:
         return step, None
@@ -248,21 +254,30 @@ def _later(model, x, pairs, rows, first_region, params, t, last) -> tuple[Step, 
     """State and gradients of pairs that have left the photo."""
     with torch.set_grad_enabled(not last):
         x = x.detach().requires_grad_(not last)
-        step, objective = _state(_scores(model, x), x, pairs, rows, first_region, params, t)
+        step, objective = _state(*_scores(model, x, params), x, pairs, rows, first_region, params, t)
     if last:
         return step, None
     (gradient,) = torch.autograd.grad(objective, x, torch.ones_like(objective))
     return _with(step, steepest=gradient.flatten(1).abs().amax(1)), gradient
 
 
-def _scores(model: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """Score maps (P, V, C, h, w), at least in float32 whatever the network computes in."""
-    scores = run_views(model, x)
-    return scores.to(torch.promote_types(scores.dtype, torch.float32))
+def _scores(model: nn.Module, x: torch.Tensor, params: AdvCamParams) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Score maps (P, V, C, h, w), at least in float32 whatever the network computes in, and the logits (P, V, C) where
+    these are climbed."""
+    logits = None
+    if params.pooled == "logits":
+        if not hasattr(model, "score_maps_and_logits"):
+            raise ConfigError("pooled: logits needs a classifier with class tokens, such as one of method mctformer")
+        scores, logits = (found.unflatten(0, x.shape[:2]) for found in model.score_maps_and_logits(x.flatten(0, 1)))
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    else:
+        scores = run_views(model, x)
+    return scores.to(torch.promote_types(scores.dtype, torch.float32)), logits
 
 
-def _state(z, x, pairs, rows, first_region, params, t) -> tuple[Step, torch.Tensor]:
-    """Everything of ``Step`` from the score maps z (P, V, C, h, w), and the objective with its graph."""
+def _state(z, logits, x, pairs, rows, first_region, params, t) -> tuple[Step, torch.Tensor]:
+    """Everything of ``Step`` from the score maps z (P, V, C, h, w) and the logits to climb in their place, if any, and
+    the objective with its graph."""
     index = pairs.classes[:, None, None, None, None].expand(-1, z.shape[1], 1, *z.shape[3:])
     own = z.gather(2, index)[:, :, 0]
     rectified = own.relu()
@@ -272,7 +287,7 @@ def _state(z, x, pairs, rows, first_region, params, t) -> tuple[Step, torch.Tens
         total = positive.sum(1, keepdim=True).clamp_min(1) * rows.clamp_min(1)[:, None]
         view_region = rectified * (positive.to(z.dtype) / total)[:, :, None, None]
     region = _in_photo_frame(view_region)
-    pooled = (z.relu() if params.pooled == "rectified" else z).mean(dim=(3, 4))
+    pooled = (z.relu() if params.pooled == "rectified" else z).mean(dim=(3, 4)) if logits is None else logits
     score = pooled.gather(2, index[:, :, :, 0, 0])[:, :, 0].sum(1)
     other = pooled.sum(dim=(1, 2)) - score
     objective = score - other if params.other_classes else score
@@ -296,7 +311,9 @@ def _to_add(model: nn.Module, step: Step, pairs: Pairs, params: AdvCamParams) ->
     if params.accumulate == "climbed":
         return step
     if not hasattr(model, "refined_maps"):
-        raise ConfigError("accumulate: refined needs a classifier that refines its maps, such as one of method seam")
+        raise ConfigError(
+            "accumulate: refined needs a classifier that refines its maps, such as one of method seam or mctformer"
+        )
     with torch.no_grad():
         found = [
             torch.stack([model.refined_maps(view[None])[0, c].relu() for view in views])
@@ -326,7 +343,7 @@ def _bounds(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _positive_weights(model: nn.Module) -> torch.Tensor:
     """(C,) K_c, the number of positive weights of each class."""
-    return (model.head.weight.detach().flatten(1) > 0).sum(1)
+    return (linear_scorer(model.head)[0] > 0).sum(1)
 
 
 def _take(pairs: Pairs, lot: torch.Tensor) -> Pairs:

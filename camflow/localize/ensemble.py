@@ -14,7 +14,7 @@ import numpy as np
 
 from camflow.errors import ConfigError, DataError, did_you_mean
 from camflow.localize.extract import write_seed
-from camflow.localize.maps import SeedMaps, checked_seed, normalise, summed_maps
+from camflow.localize.maps import SeedMaps, checked_seed, in_unit, summed_maps
 from camflow.store import Store, StoreWriter
 
 GRIDS = ("first", "finest")
@@ -70,7 +70,7 @@ def ensemble_seed(seeds: Sequence[SeedMaps], params: EnsembleParams) -> SeedMaps
     candidates = [first] if params.grid == "first" else seeds
     cells = [max(seed.maps, key=lambda maps: maps[0].size).shape[1:] for seed in candidates]
     place = max(range(len(cells)), key=lambda index: cells[index][0] * cells[index][1])
-    mean = np.mean([normalise(summed_maps(seed, cells[place])) for seed in seeds], axis=0, dtype=np.float32)
+    mean = np.mean([in_unit(seed, summed_maps(seed, cells[place])) for seed in seeds], axis=0, dtype=np.float32)
     chosen = candidates[place]
     return SeedMaps(first.classes, [mean], first.size, chosen.frame, chosen.stride)
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,14 +39,10 @@ from camflow.localize.extract import (
     Method,
     Photos,
     Views,
-    check_classes,
     frame_size,
     load_batch,
     localize_batch,
-    normalisation_table,
-    numerics,
-    ordered,
-    plan_batches,
+    run_batches,
     write_seed,
 )
 from camflow.localize.maps import SeedMaps, checked_seed, full_size_maps
@@ -303,37 +298,22 @@ def _erased_cams(
     workers: int,
 ) -> Iterator[tuple[str, SeedMaps]]:
     """Raw CAMs of the erased photos, image by image in the order of ``extract_maps`` and by its rules of batching."""
-    check_classes(model, catalog)
-    device = torch.device(device)
-    on_gpu = device.type == "cuda"
-    model = model.to(device, memory_format=torch.channels_last).eval()
-    table = normalisation_table(model.mean, model.std).to(device, next(model.parameters()).dtype)
     photos = catalog if before is None else ErasedCatalog(catalog, before, model.mean)
-    plan = plan_batches(catalog.ids, catalog.sizes, batch_size if on_gpu else 1)
 
-    def load(item: tuple[tuple[int, int], list[str]]) -> tuple[Batch, Method]:
-        size, ids = item
-        batch = load_batch(photos, ids, size, params, pin=on_gpu)
+    def load(ids: list[str], size: tuple[int, int], pin: bool) -> tuple[Batch, Method]:
+        batch = load_batch(photos, ids, size, params, pin)
         if before is None:
             return batch, cam
         shown = [i for i, classes in zip(ids, batch.classes, strict=True) if len(classes)]
         return batch, erased_cam(_scaled([before.union(i, size) for i in shown], size, params))
 
-    def run(loaded: tuple[Batch, Method]) -> list[tuple[str, SeedMaps]]:
+    def run(loaded: tuple[Batch, Method], table: torch.Tensor) -> list[tuple[str, SeedMaps]]:
         batch, method = loaded
         return list(zip(batch.ids, localize_batch(model, method, batch, params, table), strict=True))
 
-    if plan:  # tables and files are opened on first use, which two threads must not do at once
-        first = plan[0][1][0]
-        catalog.label(first)
-        photos.image(first)
-    with numerics(device, params.precision), ThreadPoolExecutor(max(1, workers)) as pool:
-        if on_gpu:
-            done = map(run, ordered(pool, load, plan, ahead=max(1, workers) + 1))
-        else:
-            done = ordered(pool, lambda item: run(load(item)), plan, ahead=2 * max(1, workers))
-        for results in done:
-            yield from results
+    options = {"precision": params.precision, "batch_size": batch_size, "device": device, "workers": workers}
+    for results in run_batches(model, photos, load, run, **options):
+        yield from results
 
 
 def _scaled(masks: Sequence[np.ndarray], size: tuple[int, int], params: Views) -> dict[float, torch.Tensor]:

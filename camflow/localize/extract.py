@@ -2,6 +2,7 @@
 
 A localizer is a function ``method(model, views, classes, scale) -> maps``:
 
+    model    a host, see ``camflow.models.host``; one that is conditioned on labels has been told those of the images
     views    float (B, V, 3, h, w) on the device, normalised; V = 2 with flip (the photo and its mirror image), else 1
     classes  B integer arrays: the present classes of each image, each at least one long
     scale    the image scale the views were made at
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -32,12 +33,14 @@ from torch import nn
 
 from camflow.errors import ConfigError, DataError, did_you_mean
 from camflow.localize.maps import SeedMaps
+from camflow.models.host import Host, LabelConditioned, given_labels
 from camflow.store import StoreWriter
 
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
-Method = Callable[[nn.Module, torch.Tensor, Sequence[np.ndarray], float], list[torch.Tensor]]
+Method = Callable[[Host, torch.Tensor, Sequence[np.ndarray], float], list[torch.Tensor]]
 Item = TypeVar("Item")
+Loaded = TypeVar("Loaded")
 Result = TypeVar("Result")
 
 
@@ -120,10 +123,15 @@ def to_views(pixels: torch.Tensor, table: torch.Tensor, flip: bool) -> torch.Ten
     return torch.cat([views, views.flip(-1)], dim=1) if flip else views
 
 
-def run_views(model: nn.Module, views: torch.Tensor) -> torch.Tensor:
+def run_views(model: Host, views: torch.Tensor) -> torch.Tensor:
     """Score maps of all views in one forward pass: (B, V, 3, h, w) -> (B, V, C, h', w')."""
     flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
     return model.score_maps(flat).unflatten(0, views.shape[:2])
+
+
+def map_stride(model: nn.Module) -> int:
+    """What readers of a host's maps round the photo up to: its stride, unless it says otherwise (``SeedMaps.stride``)."""
+    return int(getattr(model, "map_stride", model.stride))
 
 
 # --- one batch -------------------------------------------------------------------------------------------------------
@@ -167,15 +175,16 @@ def localize_batch(
 ) -> list[SeedMaps]:
     """Run a localizer on one batch; images come back in the batch's order. Runs on the table's device."""
     present = [c for c in batch.classes if len(c)]
+    host = given_labels(model, present) if present else model
     per_scale = []
     for pixels, scale in zip(batch.pixels, params.scales, strict=False):
         views = to_views(pixels.to(table.device, non_blocking=True), table, params.flip)
         with torch.autocast(table.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
-            maps = method(model, views, present, scale)
+            maps = method(host, views, present, scale)
         kind = torch.promote_types(table.dtype, torch.float32)
         per_scale.append([m.detach().to(kind).cpu().numpy() for m in maps])
     found = iter(zip(*per_scale, strict=True))
-    frame, stride = frame_size(batch.size, params.long_side), int(model.stride)
+    frame, stride = frame_size(batch.size, params.long_side), map_stride(model)
     return [
         SeedMaps(classes, list(next(found)) if len(classes) else [], batch.size, frame, stride)
         for classes in batch.classes
@@ -230,12 +239,13 @@ def extract_maps(
     """Run a localizer over a catalog and stream its maps into an open ``StoreWriter(stage="maps")``.
 
     Args:
-        model: a ``Classifier``; moved to ``device`` and put into eval mode.
+        model: a ``camflow.models.host.Host``; moved to ``device`` and put into eval mode.
         catalog: the images and their present classes.
         method: the localizer.
         params: its views.
         writer: receives one packed map per image, in an order that depends on the catalog only.
-        batch_size: images of one size that run together on a GPU; no effect on the CPU (see the head of this file).
+        batch_size: images of one size that run together on a GPU; no effect on the CPU (see the head of this file), nor on
+            a network that is told the labels, which sees images one by one.
         device: where the network runs.
         workers: threads that load and rescale, and on the CPU also run the network, each on its own image.
         progress: called with the number of images done since its last call, e.g. ``tqdm(...).update``.
@@ -243,33 +253,74 @@ def extract_maps(
     Raises:
         DataError: classes do not match, or a map is not finite; names the image.
     """
-    check_classes(model, catalog)
-    device = torch.device(device)
-    on_gpu = device.type == "cuda"
-    model = model.to(device, memory_format=torch.channels_last).eval()
-    table = normalisation_table(model.mean, model.std).to(device, next(model.parameters()).dtype)
-    plan = plan_batches(catalog.ids, catalog.sizes, batch_size if on_gpu else 1)
 
-    def load(item: tuple[tuple[int, int], list[str]]) -> Batch:
-        size, ids = item
-        return load_batch(catalog, ids, size, params, pin=on_gpu)
+    def load(ids: list[str], size: tuple[int, int], pin: bool) -> Batch:
+        return load_batch(catalog, ids, size, params, pin)
 
-    def run(batch: Batch) -> list[tuple[str, SeedMaps]]:
+    def run(batch: Batch, table: torch.Tensor) -> list[tuple[str, SeedMaps]]:
         return list(zip(batch.ids, localize_batch(model, method, batch, params, table), strict=True))
 
-    if plan:  # a catalog reads its tables on first use, which two threads must not do at once
-        catalog.label(plan[0][1][0])
-        catalog.image(plan[0][1][0])
-    with numerics(device, params.precision), ThreadPoolExecutor(max(1, workers)) as pool:
-        if on_gpu:
-            done = map(run, ordered(pool, load, plan, ahead=max(1, workers) + 1))
-        else:
-            done = ordered(pool, lambda item: run(load(item)), plan, ahead=2 * max(1, workers))
-        for results in done:
+    options = {"precision": params.precision, "batch_size": batch_size, "device": device, "workers": workers}
+    write_batches(run_batches(model, catalog, load, run, **options), writer, progress)
+
+
+def write_batches(
+    batches: Generator[Sequence[tuple[str, SeedMaps]]], writer: StoreWriter, progress: Callable[[int], Any] | None
+) -> None:
+    """Write the seed maps that ``run_batches`` yields, batch by batch; ``progress`` as of ``extract_maps``."""
+    with contextlib.closing(batches):
+        for results in batches:
             for image_id, seed in results:
                 write_seed(writer, image_id, seed)
             if progress is not None:
                 progress(len(results))
+
+
+def run_batches(
+    model: nn.Module,
+    catalog: Photos,
+    load: Callable[[list[str], tuple[int, int], bool], Loaded],
+    run: Callable[[Loaded, torch.Tensor], Result],
+    *,
+    precision: str,
+    batch_size: int,
+    device: str | torch.device,
+    workers: int,
+) -> Generator[Result]:
+    """Load and run all batches of a catalog by the rules at the head of this file; yields in the order of the batches.
+
+    Args:
+        model: moved to ``device`` and put into eval mode.
+        catalog: the images.
+        load: ``load(ids, size, pin)`` reads a batch of images of one size, in memory for fast transfers with ``pin``.
+        run: ``run(loaded, table)`` runs the network on the device of the ``normalisation_table``.
+        precision: arithmetic, see ``Views``.
+        batch_size, device, workers: as of ``extract_maps``.
+
+    Raises:
+        DataError: the network knows other classes than the catalog.
+    """
+    check_classes(model, catalog)
+    device = torch.device(device)
+    on_gpu = device.type == "cuda"
+    model.to(device, memory_format=torch.channels_last).eval()
+    table = normalisation_table(model.mean, model.std).to(device, next(model.parameters()).dtype)
+    together = batch_size if on_gpu and not isinstance(model, LabelConditioned) else 1
+    plan = plan_batches(catalog.ids, catalog.sizes, together)
+
+    def load_one(item: tuple[tuple[int, int], list[str]]) -> Loaded:
+        size, ids = item
+        return load(ids, size, on_gpu)
+
+    if plan:  # tables and files are opened on first use, which two threads must not do at once
+        catalog.label(plan[0][1][0])
+        catalog.image(plan[0][1][0])
+    with numerics(device, precision), ThreadPoolExecutor(max(1, workers)) as pool:
+        if on_gpu:
+            for loaded in ordered(pool, load_one, plan, ahead=max(1, workers) + 1):
+                yield run(loaded, table)
+        else:
+            yield from ordered(pool, lambda item: run(load_one(item), table), plan, ahead=2 * max(1, workers))
 
 
 def write_seed(writer: StoreWriter, image_id: str, seed: SeedMaps) -> None:

@@ -11,12 +11,16 @@ A cosine is a product of unit vectors and a product is linear, hence exactly
 
 so that a class is one vector whatever its number of prototypes, and a map costs the same 1x1 convolution as in CAM,
 plus the length of f. Where f is zero so is the map.
+
+On MCTformer the authors put LPCAM in the place of the maps of the patch tokens and keep what the attention does with
+them (issue 1 of their repository; there is no code). ``fusion: attention`` does so for each view by itself, and adds the
+views up behind it. As all refined maps, these count from their minimum (``camflow.localize.mctformer``).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +29,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from camflow.errors import DataError
+from camflow.errors import ConfigError, DataError, did_you_mean
+from camflow.localize.cam import add_views
 from camflow.localize.extract import Method, Photos, Views, extract_maps
 from camflow.localize.kmeans import unit
 from camflow.localize.prototypes import ClassPrototypes, SelectionParams, preset_of, select
@@ -34,14 +39,25 @@ from camflow.store import StoreWriter
 
 log = logging.getLogger(__name__)
 
+FUSIONS = ("none", "attention")
+
 
 @dataclass(frozen=True)
 class LpcamParams(Views, SelectionParams):
-    """Parameters of LPCAM's maps: how photos are shown to the network, and which centres become prototypes."""
+    """Parameters of LPCAM's maps: how photos are shown to the network, and which centres become prototypes.
+
+    Attributes:
+        fusion: ``attention`` weighs and refines the maps by the attention of the host, which must have some (MCTformer);
+            ``none`` leaves them as they are.
+    """
+
+    fusion: str = "none"
 
     def __post_init__(self):
         Views.__post_init__(self)
         SelectionParams.__post_init__(self)
+        if self.fusion not in FUSIONS:
+            raise ConfigError(f"fusion: unknown '{self.fusion}'{did_you_mean(self.fusion, FUSIONS)}")
 
 
 def params_from_config(entry: Mapping[str, Any]) -> LpcamParams:
@@ -110,27 +126,58 @@ def explicit_similarity(
     return similarity
 
 
-def lpcam(vectors: torch.Tensor) -> Method:
+def lpcam(vectors: torch.Tensor, fusion: str = "none") -> Method:
     """Make the localizer of the classes' vectors.
 
     Args:
         vectors: float (C, D), see ``collapse``.
+        fusion: see ``LpcamParams``.
 
     Returns:
-        A method for ``camflow.localize.extract``; its maps lie in [0, 2].
+        A method for ``camflow.localize.extract``; without fusion its maps lie in [0, 2].
     """
 
     def method(
         model: nn.Module, views: torch.Tensor, classes: Sequence[np.ndarray], scale: float
     ) -> list[torch.Tensor]:
         with torch.inference_mode():
-            flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-            features = model.features(flat).unflatten(0, views.shape[:2])
-            # The short rest is not worth the rounding of a reduced precision.
-            with torch.autocast(views.device.type, enabled=False):
-                return similarity_maps(add_features(features), vectors, classes)
+            return seen(model, views, fusion)(vectors, classes)
 
     return method
+
+
+def seen(
+    model: nn.Module, views: torch.Tensor, fusion: str
+) -> Callable[[torch.Tensor, Sequence[np.ndarray]], list[torch.Tensor]]:
+    """Show the views (B, V, 3, h, w) to the network, once for any number of vectors.
+
+    Returns:
+        A function of vectors (C, D) and the present classes of each image, to the raw maps: B tensors (K_b, h, w).
+    """
+    flat, shape = views.flatten(0, 1).contiguous(memory_format=torch.channels_last), views.shape[:2]
+    attention = None
+    if fusion == "attention":
+        features, attention = _attended(model, flat)
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+    else:
+        features = add_features(model.features(flat).unflatten(0, shape))
+
+    def maps(vectors: torch.Tensor, classes: Sequence[np.ndarray]) -> list[torch.Tensor]:
+        # The short rest is not worth the rounding of a reduced precision.
+        with torch.autocast(views.device.type, enabled=False):
+            if attention is None:
+                return similarity_maps(features, vectors, classes)
+            raw = torch.stack(similarity_maps(features, vectors, [np.arange(len(vectors))] * len(features)))
+            refined = add_views(attention.apply(raw).unflatten(0, shape), classes)
+            return [image - image.amin(dim=(1, 2), keepdim=True) for image in refined]
+
+    return maps
+
+
+def _attended(model: nn.Module, flat: torch.Tensor) -> tuple[torch.Tensor, Any]:
+    if not hasattr(model, "features_and_attention"):
+        raise ConfigError("fusion: attention needs a classifier that attends, such as one of method mctformer")
+    return model.features_and_attention(flat)
 
 
 def add_features(features: torch.Tensor) -> torch.Tensor:
@@ -180,4 +227,4 @@ def extract_lpcams(
             f"the prototypes are {tuple(vectors.shape)} (classes, channels), the classifier is {wanted}; "
             "make the prototypes again with this classifier"
         )
-    extract_maps(model, catalog, lpcam(vectors.to(device)), params, writer, device=device, **options)
+    extract_maps(model, catalog, lpcam(vectors.to(device), params.fusion), params, writer, device=device, **options)

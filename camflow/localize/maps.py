@@ -30,7 +30,9 @@ class SeedMaps:
         maps: one (K, h, w) array per scale, >= 0, before any normalisation. Empty when K = 0.
         size: (H, W) of the photo in pixels.
         frame: (H, W) of what the network saw at scale 1; differs from ``size`` when photos are resized first.
-        stride: output stride of the network, pixels of the frame per cell at scale 1.
+        stride: output stride of the network, pixels of the frame per cell at scale 1. The maps cover the frame rounded
+            up to whole cells; 1 says that they cover just the frame, whatever their cells.
+        absolute: the maps are scores in [0, 1] that keep their unit: readers do not divide them by their maximum.
     """
 
     classes: np.ndarray
@@ -38,6 +40,7 @@ class SeedMaps:
     size: tuple[int, int]
     frame: tuple[int, int] | None = None
     stride: int = 16
+    absolute: bool = False
 
     def __post_init__(self):
         if any(len(m) != len(self.classes) for m in self.maps):
@@ -67,6 +70,7 @@ class SeedMaps:
             "size": np.array(self.size, np.int32),
             "frame": np.array(self.frame or self.size, np.int32),
             "stride": np.int32(self.stride),
+            "absolute": np.uint8(self.absolute),
         }
         return scaled, attrs
 
@@ -84,6 +88,7 @@ class SeedMaps:
             size=_pair(attrs["size"]),
             frame=_pair(attrs["frame"]),
             stride=int(attrs["stride"]),
+            absolute=bool(attrs.get("absolute", False)),
         )
 
 
@@ -108,7 +113,7 @@ def stride4_maps(seed: SeedMaps) -> np.ndarray:
     which ``full_size_maps`` does not do: the two grids sample the same map differently, as in the published code.
     """
     height, width = ((n - 1) // 4 + 1 for n in seed.size)
-    return normalise(summed_maps(seed, (height, width)))
+    return in_unit(seed, summed_maps(seed, (height, width)))
 
 
 def full_size_maps(seed: SeedMaps) -> np.ndarray:
@@ -123,7 +128,12 @@ def full_size_maps(seed: SeedMaps) -> np.ndarray:
     total = summed_maps(seed, canvas)[:, : frame[0], : frame[1]]
     if frame != tuple(seed.size):
         total = _resize(total, seed.size)
-    return normalise(total)
+    return in_unit(seed, total)
+
+
+def in_unit(seed: SeedMaps, maps: np.ndarray) -> np.ndarray:
+    """What was read of a seed, (K, h, w), in the unit of its scores: max-normalised unless the seed is ``absolute``."""
+    return maps if seed.absolute else normalise(maps)
 
 
 def normalise(maps: np.ndarray) -> np.ndarray:

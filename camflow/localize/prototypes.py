@@ -44,6 +44,7 @@ from camflow.localize.extract import (
 )
 from camflow.localize.kmeans import KMeans, check_options, kmeans, unit
 from camflow.localize.maps import SeedMaps, checked_seed, full_size_maps
+from camflow.models.host import TAPS, given_labels, linear_scorer
 from camflow.params import from_config
 from camflow.store import Store, StoreWriter
 
@@ -68,6 +69,7 @@ class PrototypeParams:
             channels and, at stride 16 on VOC's 1464 training images, only ever cuts the class person (about 170,000
             rows a set; any other class has fewer than 115,000 cells in both sets together).
         long_side: resize photos first, as in ``Views``; None keeps their size.
+        scorer: what of a head with a kernel larger than 1x1 scores a centre, see ``camflow.models.host.linear_scorer``.
     """
 
     clusters: int = 12
@@ -80,6 +82,7 @@ class PrototypeParams:
     images_per_class: int | None = None
     max_points: int | None = 100_000
     long_side: int | None = None
+    scorer: str = "sum"
 
     def __post_init__(self):
         check_options(self.clusters, self.init, self.max_iterations, self.tolerance, self.tolerance_rule)
@@ -87,6 +90,8 @@ class PrototypeParams:
             raise ConfigError(f"tau: needs a number between 0 and 1, not {self.tau}")
         if self.seed < 0:
             raise ConfigError(f"seed: needs a number from 0 on, not {self.seed}")
+        if self.scorer not in TAPS:
+            raise ConfigError(f"scorer: unknown '{self.scorer}'{did_you_mean(self.scorer, TAPS)}")
         for name in ("images_per_class", "max_points", "long_side"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -352,7 +357,7 @@ def collect(
     ``camflow.localize.extract``), so the rows depend on the images, their CAMs, the weights and the seed only.
 
     Args:
-        model: a ``Classifier``; moved to ``device`` and put into eval mode.
+        model: a ``camflow.models.host.Host``; moved to ``device`` and put into eval mode.
         catalog: the clustering set.
         masks: seed maps (``Store(stage="maps")``) that hold the class in every image that has it.
         class_index: the class.
@@ -389,7 +394,8 @@ def collect(
         image_id, pixels, mask = item
         with torch.inference_mode():  # a setting of the thread, hence here
             view = to_views(pixels[None].to(device), table, flip=False)[:, 0]
-            features = model.features(view.contiguous(memory_format=torch.channels_last))[0].float()
+            host = given_labels(model, [np.flatnonzero(catalog.label(image_id))])
+            features = host.features(view.contiguous(memory_format=torch.channels_last))[0].float()
         if not torch.isfinite(features).all():
             raise DataError(
                 f"image '{image_id}': its features are not finite; has the training of the classifier diverged?"
@@ -421,18 +427,21 @@ def collect(
 # --- clustering ------------------------------------------------------------------------------------------------------
 
 
-def class_scores(centres: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def class_scores(centres: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Score centres as if they were pooled features of an image.
 
     Args:
         centres: float (K, D).
         weight: (C, D) or (C, D, 1, 1), the classifier's.
+        bias: (C,), if it has one.
 
     Returns:
         float64 (K, C), softmax over the C foreground classes (there is no background class). In double precision
         because a hopeless score would underflow to 0 in single.
     """
     logits = centres.double() @ weight.detach().reshape(len(weight), -1).to(centres.device).double().T
+    if bias is not None:
+        logits = logits + bias.detach().to(logits)
     return torch.softmax(logits, dim=1)
 
 
@@ -472,7 +481,7 @@ def cluster_points(
                 tolerance=params.tolerance,
                 tolerance_rule=params.tolerance_rule,
             )
-            score = class_scores(found.centres, model.head.weight)[:, class_index]
+            score = class_scores(found.centres, *linear_scorer(model.head, params.scorer))[:, class_index]
             clusters.append(
                 Clusters(
                     centres=found.centres.cpu().numpy(),

@@ -1,5 +1,6 @@
 """Convolutional trunks: any torchvision classification network cut before its pooling, the small `tiny`, the two
-networks of AffinityNet, `resnet38` and `vgg16_psa`, and those of CAM, `alexnet_gap` (`_bn`) and `googlenet_gap`.
+networks of AffinityNet, `resnet38` and `vgg16_psa`, those of CAM, `alexnet_gap` (`_bn`) and `googlenet_gap`, and with
+the optional timm any convolutional network of it, `timm:NAME`.
 
 A trunk is a list of *steps* run one after the other. Steps are grouped in *levels*, one for each resolution of the
 published network; the output of a level is what multi-level heads (boundary and affinity networks, decoders) tap.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,6 +26,7 @@ from torch import nn
 
 from camflow.errors import ConfigError, did_you_mean
 from camflow.models.resnet38 import wide_resnet38
+from camflow.models.timm_backbones import is_timm, timm_steps
 from camflow.models.vgg16_psa import vgg16_psa
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -47,6 +49,7 @@ class Trunk:
         published_strides: of each level in the network as published, i.e. before ``output_stride`` was applied.
         release: the torchvision network whose weights fit; None: the backbone's own name.
         added: root children that the network of ``release`` does not have; its weights leave them as they are drawn.
+        whole_cells: rows and columns of a photo that do not fill a cell are lost.
     """
 
     modules: dict[str, nn.Module]
@@ -57,6 +60,7 @@ class Trunk:
     published_strides: tuple[int, ...] = ()
     release: str | None = None
     added: tuple[str, ...] = ()
+    whole_cells: bool = False
 
     def step(self, name: str) -> nn.Module:
         """Return the module of a step."""
@@ -74,7 +78,7 @@ def build_trunk(name: str, *, output_stride: int | None = None, dilate: bool = F
 
     Args:
         name: a torchvision classification network (``resnet50``, ``vgg16``, ``mobilenet_v2`` ...), ``resnet38``,
-            ``vgg16_psa``, ``alexnet_gap``, ``alexnet_gap_bn``, ``googlenet_gap`` or ``tiny``.
+            ``vgg16_psa``, ``alexnet_gap``, ``alexnet_gap_bn``, ``googlenet_gap``, ``tiny`` or ``timm:NAME``.
         output_stride: stride of the last features; None keeps the published one.
         dilate: keep the receptive field by dilation where a stride was removed.
         width: channels of the first layer of ``tiny``; other networks ignore it.
@@ -86,6 +90,8 @@ def build_trunk(name: str, *, output_stride: int | None = None, dilate: bool = F
         trunk = Trunk(*_PUBLISHED[name]())
     elif name in _GAP:
         trunk = _GAP[name]()
+    elif is_timm(name):
+        trunk = _from_timm(name)
     else:
         trunk = _tiny(width) if name == "tiny" else _from_torchvision(name)
     return finish_trunk(trunk, name, output_stride, dilate)
@@ -100,6 +106,11 @@ def finish_trunk(trunk: Trunk, name: str, output_stride: int | None, dilate: boo
     if output_stride is not None:
         _limit_stride(trunk, name, published, output_stride, dilate)
         profile = _profile(trunk, name)
+        if profile[trunk.steps[-1]][0] != output_stride:
+            raise ConfigError(
+                f"backbone '{name}' strides by other means than convolutions and poolings, so it keeps its stride of "
+                f"{profile[trunk.steps[-1]][0]}; set output_stride: null"
+            )
     trunk.strides = tuple(profile[level][0] for level in trunk.levels)
     trunk.channels = tuple(profile[level][1] for level in trunk.levels)
     trunk.published_strides = tuple(published[level] for level in trunk.levels)
@@ -149,12 +160,17 @@ _PUBLISHED = {"resnet38": wide_resnet38, "vgg16_psa": lambda: vgg16_psa(IMAGENET
 # --- networks of CAM -------------------------------------------------------------------------------------------------
 
 
-class _InceptionInput(nn.Module):
-    """The project's normalisation -> that of torchvision's GoogLeNet weights, 2 RGB - 1; (B, 3, H, W) both."""
+class _OtherInput(nn.Module):
+    """The project's normalisation -> another one; (B, 3, H, W) both."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.mean, self.std = tuple(mean), tuple(std)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        mean, std = (x.new_tensor(values)[:, None, None] for values in (IMAGENET_MEAN, IMAGENET_STD))
-        return 2 * (x * std + mean) - 1
+        wanted = (IMAGENET_MEAN, IMAGENET_STD, self.mean, self.std)
+        mean, std, other_mean, other_std = (x.new_tensor(values)[:, None, None] for values in wanted)
+        return (x * std + mean - other_mean) / other_std
 
 
 def _new_conv(inputs: int, outputs: int, norm: bool) -> list[nn.Module]:
@@ -192,7 +208,11 @@ def _googlenet_gap() -> Trunk:
     children = dict(net.named_children())
     names = list(children)[: list(children).index("inception4e") + 1]
     added = nn.Sequential(*_new_conv(832, 1024, True))
-    modules = {"rescale": _InceptionInput(), **{name: children[name] for name in names}, "gap_conv": added}
+    modules = {
+        "rescale": _OtherInput((0.5,) * 3, (0.5,) * 3),
+        **{name: children[name] for name in names},
+        "gap_conv": added,
+    }
     return Trunk(modules, tuple(modules), (), release="googlenet", added=("gap_conv",))
 
 
@@ -249,6 +269,16 @@ def _from_features(net: nn.Module) -> Trunk:
         modules["relu"] = nn.ReLU()  # torchvision applies it in DenseNet.forward
         names.append("relu")
     return Trunk(modules, tuple(names), ())
+
+
+def _from_timm(name: str) -> Trunk:
+    """Take the steps out of a network of timm, in front of them what its input needs."""
+    found = timm_steps(name)
+    modules, steps = found.modules, found.names
+    if (found.mean, found.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        modules, steps = {"rescale": _OtherInput(found.mean, found.std), **modules}, ["rescale", *steps]
+    renamed = {our_name(f"{root}.").removesuffix("."): module for root, module in modules.items()}
+    return Trunk(renamed, tuple(our_name(step) for step in steps), (), whole_cells=found.whole_cells)
 
 
 def _children(net: nn.Module, name: str) -> Iterable[str]:
@@ -318,7 +348,9 @@ def _rewrite(module: nn.Module, dilation: int, dilation_after: int, strip: bool,
             stripped = strip and layer.stride != (1, 1)
             if stripped:
                 if layer.kernel_size[0] % 2 == 0:
-                    raise ConfigError(f"{where}: a {layer.kernel_size} convolution cannot lose its stride")
+                    raise ConfigError(
+                        f"{where}: a {layer.kernel_size} convolution cannot lose its stride; set output_stride: null"
+                    )
                 layer.stride = (1, 1)
             _dilate(layer, current)
             if stripped and layer.kernel_size != (1, 1):  # 1x1: the shortcut beside the main path

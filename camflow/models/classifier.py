@@ -27,6 +27,8 @@ FORMAT = format_of(KIND)
 HOSTS = {
     "camflow-seam/1": ("camflow.models.seam", "build_seam"),
     "camflow-masker/1": ("camflow.models.masker", "rebuild_masker"),
+    "camflow-amn/1": ("camflow.models.amn", "build_amn"),
+    "camflow-mctformer/1": ("camflow.models.mctformer", "build_mctformer"),
 }
 POOLINGS = ("gap", "gmp")
 DETACHES = ("none", "layer2")
@@ -39,6 +41,7 @@ class Classifier(nn.Module):
 
     Attributes:
         stride: nominal stride of the features.
+        map_stride: what readers of the maps round a photo up to, see ``camflow.localize.maps``.
         mean, std: normalisation constants of the input, per channel.
         levels, level_strides, level_channels: the trunk's levels, see ``camflow.models.backbones``.
         class_names, meta: facts carried by saved files; empty until set.
@@ -59,6 +62,7 @@ class Classifier(nn.Module):
         self.level_channels = trunk.channels
         self.published_strides = trunk.published_strides
         self.stride = trunk.strides[-1]
+        self.map_stride = 1 if trunk.whole_cells else self.stride
         self.pooling = pooling
         self.freeze_bn = freeze_bn
         self.spec = spec

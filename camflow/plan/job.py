@@ -24,7 +24,7 @@ from camflow.plan.plan import Plan, parse_target
 from camflow.store import is_full, write_json
 
 _LOGGER = logging.getLogger("camflow")
-_VERSIONED = ("torch", "torchvision", "numpy", "h5py", "pydensecrf2", "pillow", "scipy", "scikit-learn")
+_VERSIONED = ("torch", "torchvision", "numpy", "h5py", "pydensecrf2", "pillow", "scipy", "scikit-learn", "timm")
 
 
 class Job:

@@ -24,6 +24,7 @@ from camflow.plan.catalogue import Layers, read_catalogue
 from camflow.plan.config import METHOD_KEY, RESERVED, instances, load_config, methods, section_of
 from camflow.plan.content import ALL, Content, FileDigests, read_manifest
 from camflow.plan.folders import digest_folder, named_folders
+from camflow.plan.labels import labels_read
 from camflow.plan.papers import Papers
 from camflow.plan.recipe import (
     BESIDE,
@@ -146,7 +147,17 @@ class Plan:
                 )
 
     def _needs(self, kind: str, name: str) -> dict[str, str]:
-        """What a segment needs of those before it -> what asks for it: its method, or the value of a parameter."""
+        """What a segment needs of those before it -> what asks for it: its method, or the value of a parameter.
+
+        A localizer that reads the maps of another one needs what that one needs.
+        """
+        rules = self._entry(kind, name).get("properties", {}) if kind == "localizer" else {}
+        known, item = instances(self.config, section_of(kind)), self.instance(kind, name)
+        beside = {key: item[key] for key, rule in rules.items() if rule.get("x-beside") and item.get(key) in known}
+        theirs = {need: f"{key}: {other}" for key, other in beside.items() for need in self._own_needs(kind, other)}
+        return theirs | self._own_needs(kind, name)
+
+    def _own_needs(self, kind: str, name: str) -> dict[str, str]:
         entry, item = self._entry(kind, name), self.instance(kind, name)
         needs = {
             need: f"{key}: {item[key]}"
@@ -205,6 +216,11 @@ class Plan:
             )
         if self.is_virtual(goal.steps):
             raise RecipeError(f"{goal.path}: {goal.leaf.kind} '{goal.steps[-1]}' has no files, it only keeps its place")
+        if goal.leaf.recognises and self.is_told(goal.steps):
+            raise RecipeError(
+                f"{goal.path}: classifier '{goal.steps[1]}' is told which classes a photo shows, so it cannot be scored on "
+                "recognising them; name a classifier of another method"
+            )
         if goal.leaf.methods and method not in goal.leaf.methods:
             raise RecipeError(
                 f"{goal.path}: only {' and '.join(goal.leaf.methods)} has {goal.leaf.filename(goal.split)}, "
@@ -214,6 +230,10 @@ class Plan:
     def is_virtual(self, steps: tuple[str, ...]) -> bool:
         """Whether a recipe ends in a segment that makes nothing, such as the classifier of a recipe from true masks."""
         return bool(self._entry(KINDS[len(steps) - 1], steps[-1]).get("x-virtual"))
+
+    def is_told(self, steps: tuple[str, ...]) -> bool:
+        """Whether a recipe's classifier is told the labels of the photos it localises in, so that it recognises nothing."""
+        return bool(self._entry("classifier", steps[1]).get("x-told"))
 
     # --- keys --------------------------------------------------------------------------------------------------------
 
@@ -306,7 +326,10 @@ class Plan:
             value = self.instance(kind, name).get(key)
             if rule.get("x-recipe") and value and self._names_recipe(rule, value):
                 other = (steps[0], *str(value).split("/"))
-                self.check(other)
+                try:
+                    self.check(other)
+                except RecipeError as error:
+                    raise RecipeError(f"{section_of(kind)}.{name}.{key}: {error}") from error
                 try:
                     sources[key] = "/".join([*self.segments(other), self._content_of(steps[0], "train", ALL)])
                 except RecursionError:
@@ -690,6 +713,8 @@ class Plan:
                 return None if self.is_virtual(steps[:3]) else target(steps[:3], "maps", split)
             case "saliency":
                 return self._saliency(steps, split)
+            case "labels" | "classifier labels":
+                return labels_read(self, steps, split)
             case "erased before" | "maps before":  # of the round of erasing before the classifier's own
                 return self._round_before(name.split()[0], steps, split)
             case "logits" | "network training":
@@ -702,10 +727,12 @@ class Plan:
             case "masked_images":
                 return target(steps, name, split, ".h5")
             case "own confidence":  # of the recipe's classifier
-                return None if self.is_virtual(steps[:2]) else target(steps[:2], "confidence", split)
+                silent = self.is_virtual(steps[:2]) or self.is_told(steps)
+                return None if silent else target(steps[:2], "confidence", split)
             case "recogniser":
-                wanted = self.config["localization"]["saliency"]["recogniser"] and not self.is_virtual(steps[:2])
-                return target(steps[:2], "classifier") if wanted else None
+                wanted = self.config["localization"]["saliency"]["recogniser"]
+                silent = self.is_virtual(steps[:2]) or self.is_told(steps)
+                return target(steps[:2], "classifier") if wanted and not silent else None
             case "masks":
                 return target(steps[:4], "masks", split) if self._learns_from_masks(goal) else None
             case "score":
@@ -847,6 +874,7 @@ class Plan:
             target(steps, stem, split)
             for steps in self.prefixes
             if (len(steps) == 2 and not self.is_temporal(steps[0])) or self.has_masks(steps[0])
+            if len(steps) > 2 or not self.is_told(steps)
             for stem in (("score", "score_crf") if len(steps) == len(KINDS) else ("score",))
             for split in self._scored(steps)
         ]
@@ -967,6 +995,9 @@ class Plan:
         for key, value in item.items():
             if value and rules.get(key, {}).get("x-beside"):
                 item[key] = {**self.but_for_the_seed(value), "seed": None}
+            if value and rules.get(key, {}).get("x-recipe"):
+                first, *rest = value.split("/")
+                item[key] = [{**self.but_for_the_seed(first), "seed": None}, *rest]
         return item
 
     @property
@@ -1178,6 +1209,7 @@ INPUTS = {
     "test confidence": "confidence",
     "own confidence": "confidence",
     "recogniser": "classifier",
+    "classifier labels": "labels",
 }
 
 

@@ -34,6 +34,7 @@ class Leaf:
         methods: the methods that have it; empty for all of the kind.
         step: whether it is a step on the way of its method, see below.
         parameters: of a step, the method's parameters that decide it.
+        recognises: whether the network says what a photo shows, which one that is told so (``x-told``) cannot.
         each: ``image`` or ``class`` when it is made in shards of them, joined by ``join`` (a script).
 
     A step (LPCAM's prototypes, IRN's network) is decided by a few of its method's parameters only, so it lies in the
@@ -51,6 +52,7 @@ class Leaf:
     methods: tuple[str, ...] = ()
     step: bool = False
     parameters: tuple[str, ...] = ()
+    recognises: bool = False
     each: str | None = None
     join: str | None = None
 
@@ -96,7 +98,7 @@ _COMMON = (
     Leaf("classifier", "training", ".png", split=False, reads=("training",), script="plot_training"),
     Leaf(
         "classifier", "score", ".json",
-        reads=("catalog", "classifier"), script="score_classifier", facets=("images", "labels"),
+        reads=("catalog", "classifier"), script="score_classifier", facets=("images", "labels"), recognises=True,
     ),
     Leaf(
         "localizer", "maps", ".h5",
@@ -159,6 +161,7 @@ _COMMON = (
     Leaf(
         "localizer", "masked_classifier", ".json",
         reads=("catalog", "masked_images", "classifier"), script="score_masked", facets=("images", "labels"),
+        recognises=True,
     ),
     *(
         Leaf(
@@ -186,7 +189,10 @@ _COMMON = (
         "refiner", "score_instances", ".json",
         reads=("catalog", "instances"), script="score_instances", facets=("masks", OBJECTS), methods=("irn",),
     ),
-    Leaf("classifier", "confidence", ".h5", reads=("catalog", "classifier"), script="confide_classifier", facets=("images",)),
+    Leaf(
+        "classifier", "confidence", ".h5",
+        reads=("catalog", "classifier"), script="confide_classifier", facets=("images",), recognises=True,
+    ),
     Leaf(
         "classifier", "erased", ".h5",
         reads=("catalog", "classifier", "erased before"), script="erase_regions", facets=("images", "labels"),

@@ -16,12 +16,15 @@ def conflicts(item: Mapping[str, Any]) -> Iterator[str]:
     """Yield one sentence for every pair of values of an instance (defaults filled in) that cannot go together."""
     yield from _loop(item)
     yield from _inputs(item)
+    yield from _crop_area(item)
     if item.get("method") in ("deeplab", "psl"):
         yield from _network(item)
     if item.get("method") == "cct":
         yield from _cct(item)
     if item.get("method") == "casm":
         yield from _casm(item)
+    if item.get("method") in ("casm", "amn"):
+        yield from _start(item)
 
 
 def _loop(item: Mapping[str, Any]) -> Iterator[str]:
@@ -46,6 +49,14 @@ def _inputs(item: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}: 1 must be among the scales, but they are {scales}"
         elif scales and key == "train_scales" and scales[0] != 1:
             yield f"{key}: begin with 1; {scales} does not"
+
+
+def _crop_area(item: Mapping[str, Any]) -> Iterator[str]:
+    area = item.get("crop_area")
+    if area and item.get("scale"):
+        yield "crop_area: it and scale are two ways to crop; set one of them to null"
+    if area and area[0] > area[1]:
+        yield f"crop_area: {area[0]} is above {area[1]}; exchange them"
 
 
 def _network(item: Mapping[str, Any]) -> Iterator[str]:
@@ -85,17 +96,16 @@ def _cct(item: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _casm(item: Mapping[str, Any]) -> Iterator[str]:
-    preset, area = item["preset"], item.get("crop_area")
+    preset = item["preset"]
     if item.get("fixed", preset in ("F", "FIX")):
         if not item.get("warm_start"):
             yield "warm_start: a fixed classifier does not learn, so name a trained one here; or set fixed: false"
         if item.get("hp", preset not in ("F", "L", "FIX")):
             yield "hp: a fixed classifier has no past; set hp: 0, or fixed: false"
-    if item.get("warm_start") and item.get("weights") != "none":
-        yield f"weights: {item['weights']} and warm_start are two initial states; set weights: none, or leave warm_start out"
     if item.get("score") == "adversarial" and preset in ("FIX", "CA") and item.get("lambda_r") is None:
         yield f"lambda_r: preset {preset} has none for score: adversarial; give one"
-    if area and item.get("scale"):
-        yield "crop_area: it and scale are two ways to crop; set one of them to null"
-    if area and area[0] > area[1]:
-        yield f"crop_area: {area[0]} is above {area[1]}; exchange them"
+
+
+def _start(item: Mapping[str, Any]) -> Iterator[str]:
+    if item.get("warm_start") and item.get("weights") != "none":
+        yield f"weights: {item['weights']} and warm_start are two initial states; set weights: none, or leave warm_start out"

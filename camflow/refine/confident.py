@@ -48,6 +48,7 @@ PUBLISHED: dict[str, ConfidentParams] = {
     "irn": ConfidentParams(),
     "advcam": ConfidentParams(conf_fg=0.35, conf_bg=0.15),
     "lpcam": ConfidentParams(conf_fg=0.45, conf_bg=0.25),
+    "amn": ConfidentParams(conf_fg=0.45, conf_bg=0.15),  # of its own maps; it learns from those of irn
 }
 
 

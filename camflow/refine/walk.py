@@ -72,6 +72,7 @@ PUBLISHED: dict[str, WalkParams] = {
     "irn": WalkParams(),
     "advcam": WalkParams(gamma=1.5),
     "lpcam": WalkParams(threshold=0.35),
+    "amn": WalkParams(gamma=1.3),  # for COCO a threshold of .22
 }
 
 

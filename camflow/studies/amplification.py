@@ -53,7 +53,7 @@ def amplification(
         views = shown.views[0]
         pairs = Pairs.of([shown.classes], settings, views)
         found, first = [], None
-        for step in climb(model, views, pairs, params, steps + 1):
+        for step in climb(shown.host, views, pairs, params, steps + 1):
             if first is None:
                 first, inside = step.cam, regions(step.cam)
             growth = torch.where(inside, (step.cam / first)[:, None], 0).sum(dim=(2, 3)) / inside.sum(dim=(2, 3))

@@ -19,6 +19,7 @@ from camflow.data.catalog import Catalog
 from camflow.data.sample import sampled
 from camflow.evaluate.sweep import SeedSweep
 from camflow.localize.advcam import AdvCamParams, Pairs, climb
+from camflow.localize.extract import map_stride
 from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.studies.images import Shown, show_images
 from camflow.studies.scored import Scored, best_row
@@ -81,7 +82,7 @@ def climb_study(
         found = []
         for views, terms in zip(shown.views, at_scale, strict=True):
             pairs = Pairs.of([shown.classes], [setting for _, setting in chosen], views)
-            maps = torch.stack([step.region for step in climb(model, views, pairs, longest, max(terms))], dim=1)
+            maps = torch.stack([step.region for step in climb(shown.host, views, pairs, longest, max(terms))], dim=1)
             sums = maps.double().cumsum(1)[:, torch.tensor(terms) - 1]
             found.append(sums.unflatten(0, (-1, len(chosen))).transpose(0, 1).float().cpu().numpy())
         return found
@@ -93,7 +94,7 @@ def climb_study(
         for number, own in enumerate(counts):
             for position, count in enumerate(own):
                 maps = [m[number, :, count - 1] * factors[count - 1] for m in found]
-                seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, int(model.stride))
+                seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, map_stride(model))
                 sweeps[number][position].update(full_size_maps(seed), shown.classes, truth, shown.image_id)
     rows = [
         {"panel": panel, **_values(setting), "steps": count, **best_row(sweep, scored), "images": used}

@@ -23,6 +23,7 @@ from camflow.localize.extract import (
     ordered,
     to_views,
 )
+from camflow.models.host import Host, given_labels
 
 Result = TypeVar("Result")
 
@@ -36,6 +37,7 @@ class Shown:
         classes: (K,) present classes, at least one.
         size: (H, W) of the photo. frame: (H, W) shown at scale 1.
         views: one (1, V, 3, h, w) normalised tensor per scale.
+        host: the network, told the classes if it is conditioned on labels.
     """
 
     image_id: str
@@ -43,6 +45,7 @@ class Shown:
     size: tuple[int, int]
     frame: tuple[int, int]
     views: list[torch.Tensor]
+    host: Host
 
 
 def show_images(
@@ -72,7 +75,8 @@ def show_images(
         size = (int(sizes[image_id][0]), int(sizes[image_id][1]))
         batch = load_batch(catalog, [image_id], size, params)
         views = [to_views(pixels.to(device), table, params.flip) for pixels in batch.pixels]
-        shown = Shown(image_id, batch.classes[0], size, frame_size(size, params.long_side), views)
+        host = given_labels(model, batch.classes)
+        shown = Shown(image_id, batch.classes[0], size, frame_size(size, params.long_side), views, host)
         with torch.autocast(device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
             return shown, work(shown)
 

@@ -52,9 +52,9 @@ def loss_surface(
 
     def work(shown: Shown) -> np.ndarray:
         x = shown.views[0][:, 0]
-        truth = x.new_zeros(1, model.head.weight.shape[0])
+        truth = x.new_zeros(1, shown.host.head.weight.shape[0])
         truth[0, torch.as_tensor(shown.classes)] = 1
-        attack = gradient(model, x, truth)
+        attack = gradient(shown.host, x, truth)
         attack = attack * (radius / attack.abs().max().clamp_min(1e-30))
         draws = np.random.default_rng([seed, zlib.crc32(shown.image_id.encode())]).standard_normal(x.shape)
         other = torch.from_numpy(draws).to(x)
@@ -63,7 +63,7 @@ def loss_surface(
         with torch.no_grad():
             for i, alpha in enumerate(grid):
                 moved = x + alpha * attack + torch.from_numpy(grid).to(x)[:, None, None, None] * other
-                logits = model(moved).float()
+                logits = shown.host(moved).float()
                 losses[i] = margin(logits, truth.expand_as(logits)).cpu().numpy()
         return losses
 

@@ -19,7 +19,8 @@ from torch import nn
 from camflow.data.catalog import Catalog
 from camflow.data.sample import sampled
 from camflow.evaluate.sweep import SeedSweep
-from camflow.localize.lpcam import LpcamParams, add_features, class_vectors, similarity_maps
+from camflow.localize.extract import map_stride
+from camflow.localize.lpcam import LpcamParams, class_vectors, seen
 from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.localize.prototypes import PrototypeParams, cluster_points, collect, images_of_class
 from camflow.store import Store
@@ -83,18 +84,16 @@ def sensitivity_study(
         found: list[list[np.ndarray]] = [[] for _ in chosen]
         with torch.inference_mode():
             for views in shown.views:
-                flat = views.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-                features = add_features(model.features(flat).unflatten(0, views.shape[:2]))
-                with torch.autocast(views.device.type, enabled=False):  # as in lpcam
-                    for maps, own in zip(found, vectors, strict=True):
-                        maps.append(similarity_maps(features, own, [shown.classes])[0].cpu().numpy())
+                similar = seen(shown.host, views, selection.fusion)
+                for maps, own in zip(found, vectors, strict=True):
+                    maps.append(similar(own, [shown.classes])[0].cpu().numpy())
         return found
 
     ids, used = sampled(catalog, scored.images, masks=True), 0
     for shown, found in show_images(model, catalog, ids, selection, work, **options):
         truth, used = catalog.mask(shown.image_id), used + 1
         for sweep, maps in zip(sweeps, found, strict=True):
-            seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, int(model.stride))
+            seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, map_stride(model))
             sweep.update(full_size_maps(seed), shown.classes, truth, shown.image_id)
     return pd.DataFrame(
         {"panel": panel, "value": value, **best_row(sweep, scored, ("precision", "recall")), "images": used}

@@ -19,6 +19,7 @@ from camflow.data.catalog import Catalog
 from camflow.data.sample import sample
 from camflow.errors import ConfigError, DataError, did_you_mean
 from camflow.localize.advcam import AdvCamParams, Pairs, climb
+from camflow.models.host import Host
 from camflow.studies.images import Shown, show_images
 
 FEWEST = 5  # points that a map of two classes needs at least
@@ -58,21 +59,21 @@ def tsne_study(
     alone = {name: _alone(catalog, catalog.class_names.index(name)) for name in names}
     chosen = sorted(i for ids in alone.values() for i in sample(ids, images))
 
-    def pooled(x: torch.Tensor) -> torch.Tensor:
-        return model.pool(model.features(x)).flatten(1).float()
+    def pooled(host: Host, x: torch.Tensor) -> torch.Tensor:
+        return host.pool(host.features(x)).flatten(1).float()
 
     def work(shown: Shown) -> tuple[np.ndarray, bool]:
         with torch.no_grad():
             x = shown.views[0][:, 0]
-            logits = model(x).float()[0]
+            logits = shown.host(x).float()[0]
             right = bool((logits > 0).sum() == 1 and logits.argmax() == shown.classes[0])
-            return pooled(x).cpu().numpy(), right
+            return pooled(shown.host, x).cpu().numpy(), right
 
     def path(shown: Shown) -> np.ndarray:
         pairs = Pairs.of([shown.classes], [params], shown.views[0])
         with torch.no_grad():
-            states = climb(model, shown.views[0], pairs, params, steps + 1)
-            return torch.cat([pooled(step.images[:, 0]) for step in states]).cpu().numpy()
+            states = climb(shown.host, shown.views[0], pairs, params, steps + 1)
+            return torch.cat([pooled(shown.host, step.images[:, 0]) for step in states]).cpu().numpy()
 
     rows, points, climbed = [], [], {}
     for shown, (feature, right) in show_images(model, catalog, chosen, params, work, **options):

@@ -11,6 +11,7 @@ normalised, cropped array.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from PIL import Image, ImageEnhance
 
 from camflow.errors import ConfigError, did_you_mean
 from camflow.train.hiding import hide_and_seek, pixel_dropout
+from camflow.train.randaugment import rand_augment, random_erasing
 
 IGNORE = 255
 
@@ -170,6 +172,8 @@ def _turn_hue(image: Image.Image, turn: float) -> Image.Image:
 
 augmentation("hide_and_seek", "input")(hide_and_seek)
 augmentation("pixel_dropout", "input")(pixel_dropout)
+augmentation("rand_augment", "photo")(rand_augment)
+augmentation("random_erasing", "input")(random_erasing)
 
 
 # --- the recipe ------------------------------------------------------------------------------------------------------
@@ -211,3 +215,42 @@ class TrainTransform:
         image, label_map = random_crop_pad(image, label_map, self.crop, rng)
         image = apply_augmentations(image, "input", augment, rng)
         return to_chw(image), None if label_map is None else np.ascontiguousarray(label_map)
+
+
+# --- part of a photo ------------------------------------------------------------------------------------------------
+
+
+def crop_box(size: tuple[int, int], area: tuple[float, float], rng: np.random.Generator) -> tuple[int, int, int, int]:
+    """Draw (top, left, height, width) of a part of a photo: Inception's crop, as torchvision has it.
+
+    Share of the area uniform in ``area``, ratio of the sides log-uniform in [3/4, 4/3]; after ten boxes that do not fit
+    the largest central one with a ratio in these bounds.
+    """
+    height, width = size
+    low, high = 3 / 4, 4 / 3
+    for _ in range(10):
+        pixels = height * width * rng.uniform(*area)
+        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
+        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
+    h, w = min(height, max(1, round(width / low))), min(width, max(1, round(height * high)))
+    return (height - h) // 2, (width - w) // 2, h, w
+
+
+@dataclass(frozen=True)
+class ResizedCrop(TrainTransform):
+    """Photo -> training input: a random part of it (``crop_box``), resized to the square; ``scale`` is None.
+
+    Attributes:
+        area: bounds of the part's share of the photo.
+    """
+
+    area: tuple[float, float] = (0.08, 1.0)
+
+    def __call__(
+        self, photo: np.ndarray, rng: np.random.Generator, label_map: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        top, left, height, width = crop_box(photo.shape[:2], self.area, rng)
+        part = (slice(top, top + height), slice(left, left + width))
+        return super().__call__(photo[part], rng, None if label_map is None else label_map[part])

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +39,7 @@ from camflow.models.classifier import Classifier, build_classifier, load_classif
 from camflow.models.masker import Masker, build_masker, save_masker
 from camflow.params import from_config
 from camflow.train import distributed
-from camflow.train.augment import TrainTransform
+from camflow.train.augment import ResizedCrop, TrainTransform
 from camflow.train.casm_losses import (
     SCORES,
     is_correct,
@@ -73,45 +72,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "FIX": {**_FOLLOW_UP, "fixed": True, "hp": 0.0, "save_every": NEVER, "lambda_r": {"entropy": 10.0}},
     "CA": {**_FOLLOW_UP, "save_every": 100, "lambda_r": {"entropy": 15.0}},
 }
-
-
-# --- photos ----------------------------------------------------------------------------------------------------------
-
-
-def crop_box(size: tuple[int, int], area: tuple[float, float], rng: np.random.Generator) -> tuple[int, int, int, int]:
-    """Draw (top, left, height, width) of a part of a photo: Inception's crop, as torchvision has it.
-
-    Share of the area uniform in ``area``, ratio of the sides log-uniform in [3/4, 4/3]; after ten boxes that do not fit
-    the largest central one with a ratio in these bounds.
-    """
-    height, width = size
-    low, high = 3 / 4, 4 / 3
-    for _ in range(10):
-        pixels = height * width * rng.uniform(*area)
-        ratio = math.exp(rng.uniform(math.log(low), math.log(high)))
-        w, h = round(math.sqrt(pixels * ratio)), round(math.sqrt(pixels / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            return int(rng.integers(0, height - h + 1)), int(rng.integers(0, width - w + 1)), h, w
-    h, w = min(height, max(1, round(width / low))), min(width, max(1, round(height * high)))
-    return (height - h) // 2, (width - w) // 2, h, w
-
-
-@dataclasses.dataclass(frozen=True)
-class ResizedCrop(TrainTransform):
-    """Photo -> training input: a random part of it (``crop_box``), resized to the square; ``scale`` is None.
-
-    Attributes:
-        area: bounds of the part's share of the photo.
-    """
-
-    area: tuple[float, float] = (0.08, 1.0)
-
-    def __call__(
-        self, photo: np.ndarray, rng: np.random.Generator, label_map: np.ndarray | None = None
-    ) -> tuple[np.ndarray, np.ndarray | None]:
-        top, left, height, width = crop_box(photo.shape[:2], self.area, rng)
-        part = (slice(top, top + height), slice(left, left + width))
-        return super().__call__(photo[part], rng, None if label_map is None else label_map[part])
 
 
 # --- parameters ------------------------------------------------------------------------------------------------------

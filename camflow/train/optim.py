@@ -51,8 +51,9 @@ def build_optimizer(groups: Sequence[dict[str, Any]], settings: TrainSettings) -
             ready.append({"params": params, "lr": lr, "initial_lr": lr, "weight_decay": decay})
     if not ready:
         raise ConfigError("nothing to train: every parameter is frozen")
-    if settings.optimizer == "adamw":
-        return torch.optim.AdamW(ready, lr=settings.lr)
+    adaptive = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    if settings.optimizer in adaptive:
+        return adaptive[settings.optimizer](ready, lr=settings.lr)
     return torch.optim.SGD(ready, lr=settings.lr, momentum=effective_momentum(settings))
 
 

@@ -21,9 +21,16 @@ AFFINITY_LR = {"psa": 0.1, "seam": 0.01}
 
 
 def classifier_of(path: str | Path) -> Classifier:
-    """The network with a trunk in a file of any classifier method; of a host that wraps one (SEAM) the one within."""
+    """The network with a trunk in a file of any classifier method; of a host that wraps one (SEAM) the one within.
+
+    Raises:
+        ConfigError: a vision transformer, which has no convolutional trunk.
+    """
     model = load_classifier(path)
-    return getattr(model, "net", model)
+    model = getattr(model, "net", model)
+    if not isinstance(model, Classifier):
+        raise ConfigError(f"{path}: this classifier has no convolutional trunk to build on; take another classifier")
+    return model
 
 
 def irn_trunk(path: str | Path, weights: str) -> Classifier:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from camflow.errors import ConfigError, did_you_mean
 
 CHOICES = {
-    "optimizer": ("sgd", "adamw"),
+    "optimizer": ("sgd", "adam", "adamw"),
     "schedule": ("poly", "cosine", "step", "constant"),
     "momentum_slot": ("authors", "paper"),
     "precision": ("fp32", "tf32", "bf16", "fp16"),
@@ -28,7 +28,7 @@ class TrainSettings:
         momentum_slot: ``paper`` uses ``momentum``. ``authors`` uses the value of ``weight_decay`` instead: the
             published code of IRN, AdvCAM, PSA and SEAM passes the weight decay in the place of the momentum, and the
             published learning rates are ten times too high for a real momentum of 0.9.
-        optimizer: ``sgd`` or ``adamw``.
+        optimizer: ``sgd``, ``adam`` (weight decay as part of the gradient) or ``adamw``.
         schedule: ``poly`` lr (1 - t/T)^power, ``cosine`` to zero, ``step`` times ``gamma`` every ``step_every`` epochs,
             ``constant``; t counts steps, T is their number in the whole run.
         power: of ``poly``.

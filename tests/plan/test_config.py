@@ -23,12 +23,16 @@ from camflow.evaluate.masked_accuracy import MaskedParams
 from camflow.evaluate.pxap import PxapParams
 from camflow.evaluate.saliency import SaliencyParams
 from camflow.evaluate.scores import MIOU_RULES, ScoreParams
-from camflow.localize import advcam, ensemble, erasing, kmeans, lpcam, masker, prototypes
+from camflow.localize import advcam, amn, ensemble, erasing, kmeans, lpcam, masker, prototypes
 from camflow.localize.advcam import AdvCamParams
 from camflow.localize.cam import CamParams
 from camflow.localize.extract import PRECISIONS
+from camflow.localize.mctformer import MctFormerMapParams
 from camflow.localize.seam import SeamMapParams
 from camflow.models.classifier import DETACHES, POOLINGS
+from camflow.models.host import TAPS
+from camflow.models.mctformer import ARCHITECTURES as TRANSFORMERS
+from camflow.models.mctformer import MAPS
 from camflow.models.segmenter import ARCHITECTURES
 from camflow.params import from_config
 from camflow.plan import config as configs
@@ -42,11 +46,13 @@ from camflow.segment.labels import CRF_IMAGES
 from camflow.segment.predict import TestParams
 from camflow.segment.tasks import test_params as shown_as
 from camflow.train import casm, casm_losses, settings
+from camflow.train.amn import AmnParams
 from camflow.train.augment import AUGMENTATIONS
 from camflow.train.casm import CasmParams
 from camflow.train.cct import CctParams
 from camflow.train.classify import LOSSES, PlainParams
 from camflow.train.irn import IrnTrainParams
+from camflow.train.mctformer import MctFormerParams
 from camflow.train.psa import AffinityParams
 from camflow.train.psl import PslParams
 from camflow.train.refiners import AFFINITY_LR, affinity_from_config, irn_from_config
@@ -239,8 +245,44 @@ def test_seam_has_the_parameters_of_its_schema():
         assert set(rules[name]["enum"]) == set(values), name
 
 
+def test_amn_has_the_parameters_of_its_schema():
+    rules = properties("classifiers", "amn")
+    launched = {"labels", "processes", "warm_start"}
+    assert {key: value for key, value in defaults(rules).items() if key not in launched} == fields(AmnParams)
+    assert set(rules) - launched == set(fields(AmnParams))
+    for name, values in {"detach": DETACHES, **settings.CHOICES}.items():
+        assert set(rules[name]["enum"]) == set(values), name
+    maps = properties("localizers", "amn")
+    assert defaults(maps) == fields(amn.AmnMapParams) and set(maps["grid"]["enum"]) == set(amn.GRIDS)
+
+
+def test_confident_labels_have_the_parameters_of_their_schema():
+    rules = properties("refiners", "confident")
+    # A default here would replace the preset's own value.
+    assert set(rules) == {"preset", "conf_fg", "conf_bg"} and defaults(rules) == {"preset": "irn"}
+    assert set(rules["preset"]["enum"]) == set(confident.PUBLISHED)
+
+
 def test_seam_maps_have_the_parameters_of_their_schema():
     assert defaults(properties("localizers", "seam")) == fields(SeamMapParams)
+
+
+def test_mctformer_has_the_parameters_of_its_schema():
+    rules = properties("classifiers", "mctformer")
+    launched = {"monitor", "processes"}
+    assert {key: value for key, value in defaults(rules).items() if key not in launched} == fields(MctFormerParams)
+    assert set(rules) - launched == set(fields(MctFormerParams))
+    for name in ("schedule", "momentum_slot", "precision"):
+        assert set(rules[name]["enum"]) == set(settings.CHOICES[name]), name
+    for name in TRANSFORMERS:
+        assert name in rules["backbone"]["description"], name
+
+
+def test_mctformer_maps_have_the_parameters_of_their_schema():
+    rules = properties("localizers", "mctformer")
+    assert defaults(rules) == fields(MctFormerMapParams)
+    assert set(rules["maps"]["enum"]) == set(MAPS)
+    assert set(properties("localizers", "lpcam")["fusion"]["enum"]) == set(lpcam.FUSIONS)
 
 
 def test_augmentations_have_the_parameters_of_their_schema():
@@ -276,8 +318,9 @@ def test_lpcam_has_the_parameters_of_its_schema():
     assert set(rules["init"]["enum"]) == set(kmeans.INITS)
     assert set(rules["tolerance_rule"]["enum"]) == set(kmeans.TOLERANCE_RULES)
     assert set(rules["fallback"]["enum"]) == set(prototypes.FALLBACKS)
+    assert set(rules["scorer"]["enum"]) == set(TAPS)
     # A default here would replace the preset's own value.
-    own = {key: maps[key] for key in ("scales", "flip", "long_side", "precision")}
+    own = {key: maps[key] for key in ("scales", "flip", "long_side", "precision", "fusion")}
     assert defaults(rules) == {**own, "preset": "voc", "mask": "cam", "split": "train"}
     step = methods("localizers")["lpcam"]["x-steps"]["lpcam_prototypes"]
     assert set(step["parameters"]) == {*clustering, "preset", "mask", "split"}
@@ -554,7 +597,7 @@ def keys(rules: dict, where: str):
 EVERY_KEY = [item for name in ("config", *SECTIONS) for rules in [schema(name)] for item in keys(rules, name)]
 # Replace one value of a preset, add an augmentation, or name an archive in place of the official one.
 OVERRIDES = re.compile(
-    r"refiners\.crf\.\w+|refiners\.irn\.(conf_fg|conf_bg|beta|exp_times|gamma|threshold)"
+    r"refiners\.crf\.\w+|refiners\.confident\.\w+|refiners\.irn\.(conf_fg|conf_bg|beta|exp_times|gamma|threshold)"
     r"|classifiers\.casm\.(fixed|hp|save_every|lambda_r|mask_in|tv_weight|batch_size)"
     r"|refiners\.psa\.(alpha\w*|beta|logt|lr|augment\.\w+)|localizers\.lpcam\.\w+|classifiers\.\w+\.augment\.\w+|datasets\.voc\.download\.\w+(\.\w+)?"
     r"|config\.(datasets|classifiers|recipes)|datasets\.parts\.root"

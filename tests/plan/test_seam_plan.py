@@ -46,7 +46,7 @@ def test_refined_maps_are_needed(plan):
     with pytest.raises(RecipeError) as caught:
         made.check(("parts", "plain", "seam"))
     assert str(caught.value) == (
-        "parts/plain/seam: localizer 'seam' (method seam) needs refined maps, which parts and plain does not provide. "
+        "parts/plain/seam: localizer 'seam' (method seam) needs pixel correlation, which parts and plain does not provide. "
         "What fits here: advcam, cam, lpcam."
     )
     with pytest.raises(RecipeError, match=r"localizer 'refined' \(accumulate: refined\) needs refined maps"):
@@ -158,7 +158,9 @@ def test_code_of_the_localizer_belongs_to_its_own_maps(plan, edit):
 
 def test_every_loader_is_in_the_key_of_a_classifier(plan):
     """``load_classifier`` imports it by name, so only the classifier's own key covers it."""
-    more = {name: {"method": name, "backbone": "tiny", "weights": "none"} for name in ("adversarial_erasing", "casm")}
+    names = ("adversarial_erasing", "casm", "mctformer")
+    more = {name: {"method": name, "backbone": "tiny", "weights": "none"} for name in names}
+    more["amn"] = {"method": "amn", "labels": "plain/cam/none"}
     made = plan(**{f"classifiers.{name}": item for name, item in more.items()})
     names = {made.method("classifier", name): name for name in [*CONFIG["classifiers"], *more]}
     assert set(names) == {name for name, entry in methods("classifiers").items() if "images" in entry["x-needs"]}

@@ -14,6 +14,7 @@ from camflow.errors import ConfigError, DataError
 from camflow.models.classifier import build_classifier, save_classifier
 from camflow.models.masker import load_masker
 from camflow.train import casm
+from camflow.train.augment import crop_box
 from camflow.train.casm import (
     NEVER,
     CasmParams,
@@ -21,7 +22,6 @@ from camflow.train.casm import (
     History,
     casm_from_config,
     casm_params,
-    crop_box,
     run_snapshot,
     train_casm,
     with_loss,

@@ -59,6 +59,15 @@ def test_groups():
     assert [g["lr"] for g in adamw.param_groups] == [0.1, 1.0]
 
 
+def test_adam_has_its_weight_decay_in_the_gradient():
+    weight = torch.nn.Parameter(torch.tensor([2.0]))
+    adam = build_optimizer([{"params": [weight]}], TrainSettings(lr=0.1, optimizer="adam", weight_decay=0.5))
+    weight.grad = torch.tensor([-3.0])
+    adam.step()
+    # Its first step is lr times the sign of the gradient: of -3 + .5 * 2. Decay beside it would give 2 + .1 - .1.
+    assert weight.item() == pytest.approx(2.1, abs=1e-5)
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

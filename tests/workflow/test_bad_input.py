@@ -83,7 +83,7 @@ CONFIGS = {
     "instance that is no mapping": ({CRF: "irn"}, [f"{CRF}: must be a mapping of parameters, not 'irn'"]),
     "out of range": ({f"{PLAIN}.batch_size": 0}, [f"{PLAIN}.batch_size: 0 is out of range: minimum is 1"]),
     "out of a range with another choice": ({f"{CRF}.threshold": 1.5}, [f"{CRF}.threshold: 1.5", "maximum 1) or 'best'"]),
-    "typing error in a choice": ({f"{PLAIN}.optimizer": "adamv"}, ["'adamv' is not allowed; did you mean 'adamw'?"]),
+    "typing error in a choice": ({f"{PLAIN}.optimizer": "addamw"}, ["'addamw' is not allowed; did you mean 'adamw'?"]),
     "unknown device": ({"runtime.device": "gpu"}, ["runtime.device: 'gpu'", "auto, cpu, cuda or cuda:N"]),
     "thresholds in the wrong order": (
         {"evaluation.thresholds": {"start": 0.9, "stop": 0.1}},

@@ -37,7 +37,7 @@ def test_a_warm_start_is_trained_first_and_a_plain_classifier_refused(copy):
     planned = copy.planned("results/parts/seam/seam/maps.val.h5")
     assert planned == {"train_seam": 1, "localize_seam": 2, "join_maps": 1}  # the plain network is there
     run = copy.snakemake("-n", "results/parts/plain/seam/maps.val.h5", check=False)
-    assert "localizer 'seam' (method seam) needs refined maps, which parts and plain does not provide" in (
+    assert "localizer 'seam' (method seam) needs pixel correlation, which parts and plain does not provide" in (
         run.stdout + run.stderr
     )
     changed = {**CONFIG["classifiers"], "plain": {**TINY["classifiers"]["plain"], "epochs": 1}}

@@ -61,6 +61,16 @@ def test_voc12_trains_on_one_split_and_scores_two_others(project):
     )
 
 
+@pytest.mark.long
+def test_voc12_has_amn_and_lpcam_on_it(project):
+    wanted = [f"results/voc12/amn/{name}/score.train_voc.json" for name in ("amn", "lpcam_amn")]
+    planned = project.planned(*wanted, "--configfile", "config/voc12.yaml")
+    assert planned == {
+        "prepare_voc": 1, "check_dataset": 3, "train_plain": 1, "localize_cam": 4, "refine_confident": 2, "train_amn": 1,
+        "localize_amn": 2, "cluster_lpcam": 20, "join_prototypes": 1, "localize_lpcam": 2, "join_maps": 4, "score_maps": 2,
+    }  # fmt: skip
+
+
 VOC12_MINI = together(
     recipe_jobs(2, shards=2, catalogs=2),
     localizer_jobs("advcam", 2, shards=2),
@@ -130,6 +140,17 @@ def test_parts_refiners_refines_four_kinds_of_maps_on_three_classifiers(embedded
         assert planned[f"refine_{name}"] == 3 * 4 * 2
     assert planned["train_irn"] == planned["train_psa"] == 3 * 4  # every kind of maps has labels of its own
     assert (planned["study_errors"], planned["make_tables"]) == (3 * 4, 2)
+
+
+@pytest.mark.long
+def test_parts_hosts_runs_the_same_localizers_on_every_host(embedded):
+    planned = embedded.planned("--configfile", "config/parts_hosts.yaml")
+    assert (planned["train_plain"], planned["train_seam"], planned["train_amn"]) == (3, 3, 6)
+    assert planned["train_mctformer"] == 3
+    # Hosts, seeds, splits, shards; on MCTformer both go twice, with and without its attention.
+    assert planned["localize_advcam"] == 5 * 3 * 2 * 2 and planned["localize_amn"] == 6 * 2 * 2
+    assert planned["cluster_lpcam"] == 5 * 3 * 6  # hosts, seeds, classes
+    assert planned["score_classifier"] == 3 * 3 * 2  # AMN is told the labels
 
 
 @pytest.mark.long

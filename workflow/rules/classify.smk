@@ -47,6 +47,52 @@ rule train_seam:
         "../scripts/train_seam.py"
 
 
+rule train_amn:
+    input:
+        unpack(reads("classifier")),
+    output:
+        classifier=f"{DEPTH['classifier']}/classifier.pt",
+        training=f"{DEPTH['classifier']}/training.csv",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/train.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/train.tsv"
+    wildcard_constraints:
+        classifier=named("classifier", "amn"),
+    conda:
+        "../../envs/camflow.yaml"
+    threads: lambda wildcards: PLAN.training_threads(wildcards.classifier)
+    resources:
+        gpu=lambda wildcards: PLAN.training_gpus(wildcards.classifier),
+    params:
+        job=job("classifier"),
+    script:
+        "../scripts/train_amn.py"
+
+
+rule train_mctformer:
+    input:
+        unpack(reads("classifier")),
+    output:
+        classifier=f"{DEPTH['classifier']}/classifier.pt",
+        training=f"{DEPTH['classifier']}/training.csv",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/train.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/train.tsv"
+    wildcard_constraints:
+        classifier=named("classifier", "mctformer"),
+    conda:
+        "../../envs/camflow.yaml"
+    threads: lambda wildcards: PLAN.training_threads(wildcards.classifier)
+    resources:
+        gpu=lambda wildcards: PLAN.training_gpus(wildcards.classifier),
+    params:
+        job=job("classifier"),
+    script:
+        "../scripts/train_mctformer.py"
+
+
 rule train_casm:
     input:
         unpack(reads("classifier")),

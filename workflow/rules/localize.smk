@@ -122,6 +122,48 @@ rule localize_seam:
         "../scripts/localize_seam.py"
 
 
+rule localize_amn:
+    input:
+        unpack(reads("maps")),
+    output:
+        maps=f"{DEPTH['localizer']}/maps.{{split}}.shards/{{shard}}of{{shards}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.tsv"
+    wildcard_constraints:
+        localizer=named("localizer", "amn"),
+    conda:
+        "../../envs/camflow.yaml"
+    resources:
+        gpu=PLAN.gpus,
+    params:
+        job=job("maps"),
+    script:
+        "../scripts/localize_amn.py"
+
+
+rule localize_mctformer:
+    input:
+        unpack(reads("maps")),
+    output:
+        maps=f"{DEPTH['localizer']}/maps.{{split}}.shards/{{shard}}of{{shards}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/maps.{{split}}-{{shard}}of{{shards}}-{{token}}.tsv"
+    wildcard_constraints:
+        localizer=named("localizer", "mctformer"),
+    conda:
+        "../../envs/camflow.yaml"
+    resources:
+        gpu=PLAN.gpus,
+    params:
+        job=job("maps"),
+    script:
+        "../scripts/localize_mctformer.py"
+
+
 rule localize_masker:
     input:
         unpack(reads("maps")),

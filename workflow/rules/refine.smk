@@ -41,6 +41,26 @@ rule refine_crf:
         "../scripts/refine_crf.py"
 
 
+rule refine_confident:
+    input:
+        unpack(reads("masks")),
+    output:
+        masks=f"{DEPTH['refiner']}/masks.{{split}}-{{token}}.h5",
+    log:
+        f"{LOGS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.log",
+    benchmark:
+        f"{BENCHMARKS}/{{dataset}}/{{classifier}}/{{localizer}}/{{refiner}}/masks.{{split}}-{{token}}.tsv"
+    wildcard_constraints:
+        refiner=named("refiner", "confident"),
+    conda:
+        "../../envs/camflow.yaml"
+    threads: PLAN.config["runtime"]["jobs"]
+    params:
+        job=job("masks"),
+    script:
+        "../scripts/refine_confident.py"
+
+
 rule refine_gt:
     input:
         unpack(reads("masks")),
