@@ -50,6 +50,12 @@ def _irn() -> Presets:
     }
 
 
+def _confident() -> Presets:
+    from camflow.refine.confident import PUBLISHED
+
+    return {name: {key: getattr(one, key) for key in ("conf_fg", "conf_bg")} for name, one in PUBLISHED.items()}
+
+
 def _psa() -> Presets:
     from camflow.refine import affinity, psa
     from camflow.train.refiners import AFFINITY_LR
@@ -101,6 +107,7 @@ _BY_METHOD: dict[tuple[str, str], Callable[[], Presets]] = {
     ("localizers", "lpcam"): _lpcam,
     ("refiners", "crf"): _crf,
     ("refiners", "irn"): _irn,
+    ("refiners", "confident"): _confident,
     ("refiners", "psa"): _psa,
     ("segmenters", "deeplab"): _deeplab,
     ("segmenters", "psl"): _psl,

@@ -21,6 +21,8 @@ PAGES = {
     "adversarial-erasing": ("classifiers.adversarial_erasing", "localizers.erasing", "refiners.assemble"),
     "seam": ("classifiers.seam", "localizers.seam"),
     "casm": ("classifiers.casm", "localizers.masker"),
+    "amn": ("classifiers.amn", "localizers.amn", "refiners.confident"),
+    "mctformer": ("classifiers.mctformer", "localizers.mctformer"),
     "advcam": ("localizers.advcam",),
     "lpcam": ("localizers.lpcam",),
     "ensemble": ("localizers.ensemble",),

@@ -77,7 +77,7 @@ def test_augmentations_are_the_same_everywhere(page):
 
 
 def test_every_choice_of_presets_has_a_table(page):
-    assert len(CHOICE) == 6
+    assert len(CHOICE) == 7
     for section, method in CHOICE:
         presets = presets_of(section, method)
         assert list(presets) == methods(section)[method]["properties"]["preset"]["enum"]
