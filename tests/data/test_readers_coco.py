@@ -1,8 +1,11 @@
 """COCO instances, against pycocotools' own COCO class."""
 
 import contextlib
+import hashlib
 import io
 import json
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,6 +101,24 @@ def test_masks_are_those_of_ann_to_mask(coco, number):
     record = make_reader(params(coco), "coco").record(image_id(number), "train")
     np.testing.assert_array_equal(record.mask, expected_mask(coco, number, {1: 1, 17: 2, 18: 3}))
     assert record.mask.dtype == np.uint8
+
+
+def test_the_published_checksums(tmp_path):
+    """The annotation file and digests of docs/coco.md: whoever builds true masks of COCO can compare theirs."""
+    page = (Path(__file__).parents[2] / "docs" / "coco.md").read_text()
+    text = re.search(r"```json\n(.*?)```", page, re.DOTALL)[1]
+    content = json.loads(text)
+    write_text(tmp_path / "annotations/instances_train2014.json", text)
+    digests = {}
+    for image in content["images"]:
+        write_photo(tmp_path / "train2014" / image["file_name"], image["height"], image["width"], seed=image["id"])
+        mask = (
+            make_reader({"format": "coco", "root": str(tmp_path)}, "coco").record(image_id(image["id"]), "train").mask
+        )
+        digests[str(image["id"])] = hashlib.sha256(mask.tobytes()).hexdigest()
+        ids = {category["id"]: COCO_CLASSES.index(category["name"]) + 1 for category in content["categories"]}
+        np.testing.assert_array_equal(mask, expected_mask(tmp_path, image["id"], ids))
+    assert digests == dict(re.findall(r"^\| (\d+) \| .* \| `([0-9a-f]{64})` \|$", page, re.MULTILINE))
 
 
 def test_labels_and_boxes_leave_crowds_out(coco):

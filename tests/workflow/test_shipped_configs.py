@@ -125,6 +125,23 @@ def test_coco14_plans_from_its_folder(project, tmp_path):
 
 
 @pytest.mark.long
+def test_coco14_plans_every_method(project, tmp_path):
+    """Down to the segmentation networks, and with true masks as the upper bound."""
+    root = make_coco(tmp_path)
+    recipes = ["plain_whole/cam/irn", "plain_whole/advcam/irn_advcam", "plain_whole/lpcam/irn_lpcam", "amn/amn/irn_amn",
+               "amn/lpcam_amn/irn_amn", "mctformer/mctformer/crf", "mctformer/lpcam_attention/crf", "none/none/gt"]  # fmt: skip
+    weights = tmp_path / "deit.pth"
+    weights.write_bytes(b"stands in for a checkpoint: a plan only takes its digest")
+    given = [f"coco_root={root}", f"classifiers={{mctformer: {{weights: {weights}}}}}"]
+    targets = [f"results/coco14/{recipe}/deeplab/score_crf.val.json" for recipe in recipes]
+    planned = project.planned(*targets, "--configfile", "config/coco14.yaml", "--config", *given)
+    assert planned["train_deeplab"] == planned["score_crf_predictions"] == len(recipes)
+    assert (planned["train_plain"], planned["train_amn"], planned["train_mctformer"]) == (2, 1, 1)
+    assert planned["train_irn"] == 5
+    assert planned["cluster_lpcam"] == 3 * 80  # a job a class on each host
+
+
+@pytest.mark.long
 def test_parts_seeds_compares_every_localizer_on_three_classifiers(project):
     planned = project.planned("--configfile", "config/parts_seeds.yaml")
     assert (planned["train_plain"], planned["score_maps"], planned["make_tables"]) == (3, 3 * 6 * 2, 2)
