@@ -343,7 +343,7 @@ class CasmTask(ClassifyTask, AlternatingTask):
         if learns:
             yield Update(self.loss(masked, label), "classifier")
         if params.loss == "soft_margin":
-            self._seen.append((logits.detach(), label))
+            self.remember(logits, label)
         return {
             "loss": loss,
             "classifier_loss": clean,

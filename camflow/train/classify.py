@@ -149,8 +149,16 @@ class ClassifyTask(Task):
         if self.params.loss == "cross_entropy":
             hits = logits.argmax(1) == label.argmax(1)
             return self.loss(logits, label), {"accuracy": hits.float().mean()}
-        self._seen.append((logits.detach(), label))
+        self.remember(logits, label)
         return self.loss(logits, label), {}
+
+    def remember(self, logits: torch.Tensor, label: torch.Tensor) -> None:
+        """Keep a batch's logits and labels for the metrics of the epoch.
+
+        Copies, made while the photos are still there: the originals lie where the next batch of photos would go, and
+        keeping them makes the process grow by a batch of photos a step.
+        """
+        self._seen.append((logits.detach().clone(), label.clone()))
 
     def evaluate(self) -> Row:
         """Return the epoch's training metrics and those of a pass over the validation images.

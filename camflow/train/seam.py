@@ -171,7 +171,7 @@ class SeamTask(ClassifyTask):
         images, label = batch["image"], batch["label"]
         full = self._maps(images)
         small = self._maps(reduce_size(images, self.params.small_scale))
-        self._seen.append((full[0][:, 1:].mean(dim=(2, 3)).detach(), label))
+        self.remember(full[0][:, 1:].mean(dim=(2, 3)), label)
         terms = seam_losses(full, small, label, self.params.hard_share)
         return terms["loss"], {name: terms[name] for name in ("cls", "er", "ecr")}
 
