@@ -161,7 +161,7 @@ class VisionTransformer(nn.Module):
         self.cls_token = nn.Parameter(torch.zeros(1, n_tokens, shape.width))
         self.pos_embed = nn.Parameter(torch.zeros(1, n_tokens + shape.cells**2, shape.width))
         self.patch_embed = PatchEmbedding(shape)
-        rates = torch.linspace(0, drop_path, shape.depth).tolist()
+        rates = [drop_path * n / max(1, shape.depth - 1) for n in range(shape.depth)]
         self.blocks = nn.ModuleList(Block(shape, rate) for rate in rates)
         # The public checkpoints have it, and MCTformer-V2 never applies it.
         self.norm = nn.LayerNorm(shape.width, eps=shape.eps).requires_grad_(False)

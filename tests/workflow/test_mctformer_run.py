@@ -36,6 +36,7 @@ CONFIG = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_what_is_planned_and_what_is_refused(copy):
     copy.configure(**CONFIG)
     planned = copy.planned("results/parts/mctformer/lpcam_attention/maps.val.h5")
