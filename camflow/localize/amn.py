@@ -35,6 +35,7 @@ from camflow.models.amn import Amn, AmnHost
 from camflow.store import Store, StoreWriter
 
 GRIDS = {"photo": 1, "stride4": 4}  # pixels per cell
+Keep = Callable[[torch.Tensor], torch.Tensor]  # features -> which of them are kept
 
 
 @dataclass(frozen=True)
@@ -86,52 +87,50 @@ def amn_planes(
     return torch.where(kept, (share - low) / (high - low + EPSILON), share)
 
 
-def merged_logits(host: AmnHost, views: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+def merged_logits(host: AmnHost, views: torch.Tensor, keep: Keep | None = None) -> torch.Tensor:
     """Mean logits (C+1, h, w) of the views (1, V, 3, H, W) of one image, the mirrored one turned back.
 
     Args:
-        kept: see ``AmnHost.logits``, B being the V views.
+        keep: see ``AmnHost.logits``, B being the V views.
     """
-    found = host.logits(views[0].contiguous(memory_format=torch.channels_last), kept)
+    found = host.logits(views[0].contiguous(memory_format=torch.channels_last), keep)
     found = found.to(torch.promote_types(found.dtype, torch.float32))
     return (found[0] + found[1].flip(-1)) / 2 if len(found) == 2 else found[0]
 
 
-def draw_kept(
-    model: Amn, params: AmnMapParams, image_id: str, scale: float, views: torch.Tensor
-) -> torch.Tensor | None:
-    """Which features of the views (1, V, 3, H, W) are not dropped, bool (V, D, h, w); None for all."""
-    if not params.dropout_at_test:
-        return None
-    with torch.inference_mode():
-        shape = model.net.features(views[0]).shape
-    draws = np.random.default_rng([params.seed, zlib.crc32(image_id.encode()), zlib.crc32(repr(scale).encode())])
-    return torch.from_numpy(draws.random(tuple(shape), dtype=np.float32) >= model.dropout).to(views.device)
+def dropping(share: float, seed: int, image_id: str, scale: float) -> Keep:
+    """Draws which features are kept, all but a ``share``: the same for the same seed, image and scale."""
+    rng = np.random.default_rng([seed, zlib.crc32(image_id.encode()), zlib.crc32(repr(scale).encode())])
+
+    def keep(features: torch.Tensor) -> torch.Tensor:
+        draws = rng.random(tuple(features.shape), dtype=np.float32)
+        return torch.from_numpy(draws >= share).to(features.device)
+
+    return keep
 
 
-def amn_seed(
-    model: Amn, batch: Batch, label: Callable[[], np.ndarray], params: AmnMapParams, table: torch.Tensor
-) -> SeedMaps:
-    """The maps of a batch of one image; ``label`` gives its confident label. Runs on the table's device.
+def amn_seed(model: Amn, batch: Batch, label: np.ndarray | None, params: AmnMapParams, table: torch.Tensor) -> SeedMaps:
+    """The maps of a batch of one image with its confident label; runs on the table's device.
 
-    Raises ``DataError`` when the label is for another size of photo; names the image.
+    Without present classes there is no map, and no need of a label. Raises ``DataError`` when the label is for another
+    size of photo; names the image.
     """
     ((image_id, classes),) = zip(batch.ids, batch.classes, strict=True)
     stride = GRIDS[params.grid]
-    if not len(classes):
+    if label is None:
         return SeedMaps(classes, [], batch.size, stride=stride, absolute=True)
-    sure = label()
-    if sure.shape != batch.size:
+    if label.shape != batch.size:
         raise DataError(
-            f"image '{image_id}' is {batch.size} pixels, its confident label is for {sure.shape}; make the labels again"
+            f"image '{image_id}' is {batch.size} pixels, its confident label is for {label.shape}; make the labels again"
         )
     host, logits = model.given(classes), []
     with torch.inference_mode():
         for pixels, scale in zip(batch.pixels, params.scales, strict=True):
-            views = to_views(pixels.to(table.device), table, params.flip)
+            views = to_views(pixels.to(table.device, non_blocking=True), table, params.flip)
+            keep = dropping(model.dropout, params.seed, image_id, scale) if params.dropout_at_test else None
             with torch.autocast(table.device.type, torch.bfloat16, enabled=params.precision == "bfloat16"):
-                logits.append(merged_logits(host, views, draw_kept(model, params, image_id, scale, views)))
-        planes = amn_planes(logits, sure, classes, params.cells(batch.size))
+                logits.append(merged_logits(host, views, keep))
+        planes = amn_planes(logits, label, classes, params.cells(batch.size))
     return SeedMaps(classes, [planes[1:].cpu().numpy()], batch.size, stride=stride, absolute=True)
 
 
@@ -163,12 +162,13 @@ def extract_amn_maps(
     if not isinstance(model, Amn):
         raise ConfigError("amn: this classifier is none of AMN; use one of method amn")
 
-    def load(ids: list[str], size: tuple[int, int], pin: bool) -> Batch:
-        return load_batch(catalog, ids, size, params, pin)
+    def load(ids: list[str], size: tuple[int, int], pin: bool) -> tuple[Batch, np.ndarray | None]:
+        batch = load_batch(catalog, ids, size, params, pin)
+        return batch, labels.read(ids[0]) if len(batch.classes[0]) else None
 
-    def run(batch: Batch, table: torch.Tensor) -> list[tuple[str, SeedMaps]]:
-        (image_id,) = batch.ids
-        return [(image_id, amn_seed(model, batch, lambda: labels.read(image_id), params, table))]
+    def run(loaded: tuple[Batch, np.ndarray | None], table: torch.Tensor) -> list[tuple[str, SeedMaps]]:
+        batch, label = loaded
+        return [(batch.ids[0], amn_seed(model, batch, label, params, table))]
 
     options = {"precision": params.precision, "batch_size": batch_size, "device": device, "workers": workers}
     write_batches(run_batches(model, catalog, load, run, **options), writer, progress)

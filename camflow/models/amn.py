@@ -14,7 +14,7 @@ maps the logits of the classes, its class scores their means over the cells.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +132,17 @@ class AmnHost:
         """Return the mean of each channel, ``(B, D, 1, 1)``."""
         return features.mean(dim=(2, 3), keepdim=True)
 
-    def logits(self, x: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+    def logits(self, x: torch.Tensor, keep: Callable[[torch.Tensor], torch.Tensor] | None = None) -> torch.Tensor:
         """Return the logits of background and classes, ``(B, C+1, h, w)``.
 
         Args:
             x: images.
-            kept: bool ``(B, D, h, w)``: features that are not dropped, the others become 0 as in training; None keeps all.
+            keep: says of features ``(B, D, h, w)`` which are not dropped, bool of that shape; the others become 0 as in
+                training. None keeps all.
         """
         features = self.features(x)
-        if kept is not None:
-            features = features * kept / (1 - self.model.dropout)
+        if keep is not None:
+            features = features * keep(features) / (1 - self.model.dropout)
         return self.model.aspp(features)
 
     def score_maps(self, x: torch.Tensor) -> torch.Tensor:
