@@ -68,7 +68,7 @@ def seen(arrays, model, photo):
     return views, model.given(np.flatnonzero(arrays[f"label_{photo}"]))
 
 
-@pytest.mark.parametrize("photo", [0, pytest.param(1, marks=pytest.mark.long)])
+@pytest.mark.parametrize("photo", [0, 1])
 def test_network_float64(arrays, model, photo):
     views, host = seen(arrays, model.double(), photo)
     with torch.inference_mode():

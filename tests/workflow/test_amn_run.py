@@ -37,6 +37,7 @@ CONFIG = {
 }
 
 
+@pytest.mark.long
 def test_labels_are_made_first_and_what_cannot_be_is_refused(copy):
     copy.configure(**CONFIG)
     planned = copy.planned("results/parts/amn/amn/maps.val.h5")  # the plain network is there, and so are its CAMs

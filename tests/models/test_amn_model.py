@@ -7,8 +7,9 @@ from torch.nn import functional
 
 from camflow.errors import ConfigError, StoreError
 from camflow.models.amn import Amn, build_amn, load_amn, save_amn
-from camflow.models.classifier import build_classifier, load_classifier, save_classifier
+from camflow.models.classifier import Classifier, build_classifier, load_classifier, save_classifier
 from camflow.models.seam import build_seam, save_seam
+from camflow.train.refiners import classifier_of
 
 NAMES = ["ant", "bee", "cow"]
 
@@ -95,6 +96,8 @@ def test_files(model, x, tmp_path):
         assert (again.class_names, again.meta, again.dropout) == (NAMES, {"key": "abc"}, 0.5)
         with torch.no_grad():
             assert torch.equal(again(x, torch.ones(2, 3)), model(x, torch.ones(2, 3)))
+    within = classifier_of(path)  # what IRN, PSA and segmentation networks start from with weights: classifier
+    assert isinstance(within, Classifier) and set(within.state_dict()) == set(model.net.state_dict())
     with pytest.raises(ConfigError, match="2 class names for a network of 3 classes"):
         save_amn(path, model, class_names=NAMES[:2])
     save_seam(tmp_path / "seam.pt", build_seam("tiny", 3, width=4), class_names=NAMES)
