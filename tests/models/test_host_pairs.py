@@ -24,7 +24,7 @@ from camflow.localize.lpcam import LpcamParams, class_vectors, extract_lpcams
 from camflow.localize.maps import full_size_maps, read_seed
 from camflow.localize.masker import MaskerParams, extract_masker_maps
 from camflow.localize.mctformer import MctFormerMapParams, extract_mctformer_maps
-from camflow.localize.prototypes import PrototypeParams, cluster_class
+from camflow.localize.prototypes import PrototypeParams, cluster_class, collect
 from camflow.localize.seam import SeamMapParams, extract_seam_maps
 from camflow.models.amn import build_amn, save_amn
 from camflow.models.classifier import build_classifier, load_classifier, save_classifier
@@ -291,3 +291,20 @@ def test_what_a_label_conditioned_network_sees_is_the_photo_and_its_labels(netwo
         wanted = (maps[0] + maps[1].flip(-1))[list(classes)]
         found = read_seed(store, image_id).maps[0]
         np.testing.assert_allclose(found, wanted, rtol=2e-3, atol=2e-3 * float(wanted.max()))
+
+
+def test_what_is_clustered_are_features_of_the_photo_and_its_labels(network, tmp_path):
+    catalog, model = Few(), network("amn")
+    masks = write(model, catalog, tmp_path / "maps.h5", run_cam)
+    table = normalisation_table(model.mean, model.std)
+    sides = collect(model, catalog, masks, 2, PrototypeParams(tau=0.3))
+    assert sum(len(side.rows) for side in sides) > 20
+    for side in sides:
+        assert {side.ids[n] for n in np.unique(side.where[:, 0])} <= {"i01", "i03"}
+        for row, (image, y, x) in zip(side.rows, side.where, strict=True):
+            image_id = side.ids[image]
+            view = to_views(torch.from_numpy(catalog.image(image_id).copy())[None], table, False)[0]
+            labels = torch.from_numpy(catalog.label(image_id)).float()[None]
+            with torch.no_grad():
+                wanted = model.net.features(view) * model.label_enc(labels)[..., None, None]
+            torch.testing.assert_close(row, wanted[0, :, y, x], rtol=1e-4, atol=1e-5)
