@@ -63,6 +63,8 @@ def real(section):
     return [name for name, entry in methods(section).items() if not entry.get("x-virtual")]
 
 
+# `import` reads no network, tests/localize/test_imported.py.
+LOCALIZERS = [name for name in real("localizers") if name != "import"]
 HOSTS = [*(name for name in real("classifiers") if name != SEQUENCES), "has"]
 
 
@@ -164,7 +166,7 @@ CONFIG = {
     "datasets": {"parts": {"format": "parts"}, "sequences": {"format": "sequences"}},
     "classifiers": {name: {"method": name} for name in real("classifiers")}
     | {"amn": {"method": "amn", "labels": "plain/cam/confident"}},
-    "localizers": {name: {"method": name} for name in real("localizers")}
+    "localizers": {name: {"method": name} for name in LOCALIZERS}
     | {"ensemble": {"method": "ensemble", "members": ["plain/cam"]}},
     "refiners": {"confident": {"method": "confident"}},
 }
@@ -178,7 +180,7 @@ def plan(tmp_path_factory):
 
 
 def pairs():
-    return list(itertools.product(real("classifiers"), real("localizers")))
+    return list(itertools.product(real("classifiers"), LOCALIZERS))
 
 
 def checked(plan, classifier, localizer):
@@ -245,7 +247,7 @@ def test_pair(plan, network, tmp_path, classifier, localizer):
             f"{', '.join(sorted(missing))}, which {dataset} and {classifier} does not provide. What fits here: "
         )
         fitting = objection.partition("What fits here: ")[2].rstrip(".").split(", ")
-        assert fitting == sorted(name for name in real("localizers") if checked(plan, classifier, name) is None)
+        assert fitting == sorted(name for name in LOCALIZERS if checked(plan, classifier, name) is None)
         return
     if classifier == SEQUENCES:
         return localize_a_video(tmp_path)
