@@ -34,7 +34,7 @@ def train(folder, val=None, **changes):
 
 
 def test_it_learns_and_writes(tmp_path):
-    model = train(tmp_path / "run", val=Patches(12, 2), epochs=8)
+    model = train(tmp_path / "run", val=Patches(12, 2), epochs=10)
     rows = table(tmp_path / "run")
     assert list(rows[0]) == [
         "epoch", "lr", "train_class", "train_loss", "train_patch", "train_map", "val_loss", "val_map",
