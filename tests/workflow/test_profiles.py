@@ -111,7 +111,8 @@ def test_a_job_given_a_card_that_torch_does_not_see_says_so(monkeypatch, caplog,
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", cards)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     description = json.dumps({"runtime": {"device": "auto"}})
-    job = Job(SimpleNamespace(params=SimpleNamespace(job=description), input=[], output=[], threads=1, log=[]))
+    given = {"params": SimpleNamespace(job=description), "resources": {"gpu": 1}, "rule": "train_plain", "threads": 1}
+    job = Job(SimpleNamespace(**given, input=[], output=[], log=[]))
     assert job.device == "cpu"
     assert ("torch sees none" in caplog.text) is warned
 
