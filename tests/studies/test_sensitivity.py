@@ -12,7 +12,6 @@ from camflow.localize.lpcam import LpcamParams, class_vectors, extract_lpcams, s
 from camflow.localize.prototypes import PrototypeParams, cluster_class, select
 from camflow.models.classifier import build_classifier
 from camflow.store import Store, StoreWriter
-from camflow.studies import sensitivity
 from camflow.studies.scored import Scored
 from camflow.studies.sensitivity import sensitivity_study, settings_of
 from tests.localize.photos import CLASSES, Photos
@@ -158,7 +157,7 @@ def test_reduced_precision_ends_with_the_features(tmp_path, model, masks, monkey
         reduced.append(torch.is_autocast_enabled("cpu"))
         return similarity_maps(*arguments)
 
-    monkeypatch.setattr(sensitivity, "similarity_maps", watched)
+    monkeypatch.setattr("camflow.localize.lpcam.similarity_maps", watched)
     row = study(model, masks, rough, values={}).iloc[0]
     assert len(reduced) == 4 * len(USED) and not any(reduced)
     check(row, plain_path(tmp_path, model, masks, PROTOTYPES, rough))

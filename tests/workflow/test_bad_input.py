@@ -75,7 +75,7 @@ CONFIGS = {
     "number as a key": ({"7": 1}, ["7: unknown key"]),
     "unknown parameter": ({f"{PLAIN}.lerning_rate": 1}, [f"{PLAIN}.lerning_rate: unknown key"]),
     "unknown method": ({"refiners.crf": {"method": "crff"}}, [f"{CRF}.method: there is no 'crff'; did you mean 'crf'"]),
-    "no method": ({"refiners.crf": {"preset": "irn"}}, [f"{CRF}: needs 'method'; one of assemble, crf, gt, irn, none, psa"]),
+    "no method": ({"refiners.crf": {"preset": "irn"}}, [f"{CRF}: needs 'method'; one of assemble, confident, crf, gt, irn, none, psa"]),
     "unknown format": ({"datasets.parts": {"format": "vocc"}}, ["datasets.parts.format", "did you mean 'voc'"]),
     "wrong type": ({f"{PLAIN}.epochs": "many"}, [f"{PLAIN}.epochs: 'many' should be of type integer", "Passes over"]),
     "fraction for a count": ({f"{PLAIN}.epochs": 1.5}, ["1.5 should be of type integer"]),
