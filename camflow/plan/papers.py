@@ -173,6 +173,7 @@ class Papers:
             block = self._catalogue[paper].get("datasets", {}).get(dataset, {})
             steps = self._steps(dataset, recipe, block)
             self._check_cost(steps, recipe, column.get("study"), block)
+            self._plan.check_files(steps)
             goals = tuple(self._goal(found, column, split) for found in self._seeds(steps))
         except CamflowError as error:
             return replace(cell, not_run=" ".join(str(error).split()))

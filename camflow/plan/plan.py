@@ -281,6 +281,11 @@ class Plan:
             key: value for key, value in self.instance(kind, name).items() if rules.get(key, {}).get("x-leaf") == stem
         }
 
+    def check_files(self, steps: tuple[str, ...]) -> None:
+        """Refuse a recipe with a parameter that names a file which is not there (``ConfigError``)."""
+        for kind, name in zip(KINDS[1:], steps[1:], strict=False):
+            self._parameters(kind, name)
+
     def _file_digest(self, where: str, path: str) -> str:
         found = self._files("files").of([Path(path).expanduser()]).popitem()[1]
         if found == "missing":

@@ -95,8 +95,10 @@ class Record:
 def work_of(plan: Plan, rule: str, description: dict[str, Any]) -> Work:
     """The work of a job from its description (see ``Plan.job``), planned or under way."""
     readable = description["target"]
-    if readable.startswith("tables/"):
+    if readable.startswith(("tables/", "papers/")):
         return Work(rule, "", "", (), None)
+    if readable.startswith("gallery/"):
+        return _work_of_gallery(plan, rule, readable, description)
     if readable.startswith("data/"):
         return _work_of_data(rule, readable.removeprefix("data/"), description["parameters"])
     goal = parse_target(readable)
@@ -124,6 +126,16 @@ def _work_of_data(rule: str, name: str, parameters: dict[str, Any]) -> Work:
     counts = [parameters[split] for split in ("train", "val") if isinstance(parameters.get(split), int)]
     settings = {key: value for key, value in parameters.items() if key not in ("train", "val", "root", "seed")}
     return Work(rule, name, keys.short(settings), (), float(sum(counts)) if counts else None, grows=bool(counts))
+
+
+def _work_of_gallery(plan: Plan, rule: str, readable: str, description: dict[str, Any]) -> Work:
+    if "shown" not in description:  # the list of galleries
+        return Work(rule, "", "", (), None)
+    dataset, settings = readable.split("/")[1], description["settings"]
+    count = image_count(plan, dataset, plan.config["gallery"]["split"])
+    shown = min(count, settings["images"] or count) if count else None
+    costs = [settings["thumbnail"], len(description["shown"])]
+    return Work(rule, dataset, keys.short(costs), (), shown, known=count is not None)
 
 
 def _networks(plan: Plan, goal: Target) -> list[dict[str, Any]]:
@@ -164,7 +176,7 @@ def image_count(plan: Plan, dataset: str, split: str) -> int | None:
 
 def place(plan: Plan, log: Path, target: str) -> Path | None:
     """Where the description of a job belongs: beside the time that Snakemake writes. None for figures and tables."""
-    if target.endswith(".png") or target.startswith("tables/"):
+    if target.endswith(".png") or target.startswith(("tables/", "papers/")):
         return None  # nothing is measured of them
     return plan.results / "benchmarks" / log.relative_to(plan.results / "logs").with_suffix(".json")
 

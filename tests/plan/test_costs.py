@@ -15,7 +15,7 @@ from rich.console import Console
 
 from camflow import cli
 from camflow.errors import ConfigError
-from camflow.plan import forecast, records
+from camflow.plan import forecast, gallery, records
 from camflow.plan.costs import HERE, OTHER, SAME, Job, estimate, sum_up, wall_seconds
 from camflow.plan.records import Record, Work, work_of
 
@@ -275,6 +275,25 @@ def test_work_counts_images_epochs_and_shards(plan):
     assert (crf.images, crf.networks, crf.grows) == (6, (), True)
     figure = work(made, "parts/plain/cam/overlays.val.png")
     assert (figure.images, figure.known) == (None, True)
+
+
+def test_pages_and_tables_are_work_too(plan):
+    """A page of pictures grows with the images it shows; the list of pages and the tables are the same for any number."""
+    for images, shown in ((None, 6), (4, 4), (100, 6)):
+        made = plan(**{"gallery.images": images})
+        page = gallery.path_of(made, "gallery/parts/index.html")
+        token = Path(page).parent.name.rpartition("-")[2]
+        found = work_of(made, "make_gallery", json.loads(gallery.job(made, "gallery/parts/index.html", token)))
+        assert (found.dataset, found.images, found.known) == ("parts", shown, True)
+    listed = Path(gallery.path_of(made, "gallery/index.html")).stem.rpartition("-")[2]
+    for text in (
+        gallery.job(made, "gallery/index.html", listed),
+        made.papers.job(
+            "advcam", "table_4", Path(made.papers.path("papers/advcam/table_4.csv")).stem.rpartition("-")[2]
+        ),
+    ):
+        assert work_of(made, "rule", json.loads(text)) == Work("rule", "", "", (), None)
+    assert records.place(made, made.results / "logs/papers/advcam/x.log", "papers/advcam/table_4.csv") is None
 
 
 def test_settings_leave_out_what_does_not_cost(plan):

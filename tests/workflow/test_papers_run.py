@@ -33,11 +33,13 @@ def test_papers_plans_every_table_on_voc_without_the_data(project):
     """Each target is an input of `papers`, so this is a dry run of all of them."""
     planned = project.planned("--configfile", "config/voc12.yaml", "--", "papers")
     assert planned["make_paper_table"] == planned["view_paper_table"] == 32
-    # IRN on CAM, AdvCAM and LPCAM; DeepLab after IRN twice (plain and balanced) and once after each of the others ...
-    assert planned["train_irn"] == 3
+    # IRN on CAM, AdvCAM, LPCAM, AMN and LPCAM on AMN; DeepLab after IRN twice (plain and balanced) and once after the
+    # others ...
+    assert planned["train_irn"] == 5
+    assert planned["train_amn"] == 1 and "train_mctformer" not in planned  # whose checkpoint is not there
     assert (planned["train_adversarial_erasing"], planned["train_psl"], planned["train_cct"]) == (4, 2, 2)
     assert "train_seam" not in planned and "train_casm" not in planned
-    # plain for AE's confidences, plain_whole for all else; two settings of nothing else are trained.
+    # plain for AE's confidences and AMN's labels, plain_whole for all else; two settings of nothing else are trained.
     assert planned["train_plain"] == 2
 
 
@@ -57,7 +59,7 @@ def test_papers_plans_on_the_embedded_data(project):
     assert planned["train_temporal"] == 2 and "train_seam" not in planned and "train_cct" not in planned
     assert planned["study"] == planned["study_successive"] == 1 and "train_irn" not in planned
     costly = project.planned("papers", "--config", "papers={costly: true}")
-    assert costly["study"] == 5 and costly["train_irn"] == 3
+    assert costly["study"] == 5 and costly["train_irn"] == 5
     assert costly["train_seam"] == 1 and costly["train_cct"] == 2 and costly["train_psa"] >= 2
 
 
@@ -67,12 +69,15 @@ def test_papers_plans_on_coco(project, tmp_path):
         "--configfile", "config/coco14.yaml", "--config", f"coco_root={make_coco(tmp_path)}", "--", "papers"
     )
     assert planned["make_paper_table"] == 32
-    assert (planned["train_plain"], planned["train_irn"], planned["train_deeplab"]) == (1, 2, 2)
-    assert planned["cluster_lpcam"] == 80
+    # plain_whole, and plain for AMN's labels.
+    assert (planned["train_plain"], planned["train_amn"]) == (2, 1)
+    # Of AdvCAM's tables two more stand on COCO as on other data.
+    assert (planned["train_irn"], planned["train_deeplab"]) == (6, 4)
+    assert planned["cluster_lpcam"] == 2 * 80  # on plain_whole and on amn
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(("name", "trained"), [("cub", 2), ("openimages", 2), ("ilsvrc", 20)])
+@pytest.mark.parametrize(("name", "trained"), [("cub", 2), ("openimages", 2), ("ilsvrc", 22)])
 def test_papers_plans_on_data_with_boxes(project, tmp_path, name, trained):
     make = SCORED_BY_BOX[name][0]
     make(tmp_path)
