@@ -18,7 +18,7 @@ report: demo  ## the HTML report of the default, with all studies and the galler
 	snakemake --cores $(CORES) all studies gallery
 	snakemake --cores 1 all studies gallery --report report.html
 
-test: env lint  ## create the environment and run the tests (under 5 minutes)
+test: env lint  ## create the environment and run the tests (about six minutes)
 	python -m pytest -m "not long" -n 2 --dist worksteal
 
 test-all: env lint  ## every test, the long ones too

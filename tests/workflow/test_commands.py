@@ -43,6 +43,7 @@ def test_a_finished_run_is_reached_and_explained(finished):
     assert "not computed" not in text and "was " not in text
 
 
+@pytest.mark.long
 def test_a_parameter_that_changed_is_named_collected_and_can_come_back(copy):
     old = store_file(copy, "parts/plain/cam/crf", "masks.val-*.h5").rsplit("/", 1)[0]
     scores = copy.scores()

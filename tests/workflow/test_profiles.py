@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -51,7 +52,7 @@ def needs_plugin() -> None:
 def rules() -> dict[str, bool]:
     """Name of every rule that makes a file on a node -> whether it may ask for a GPU."""
     run = subprocess.run(
-        ["python", "-c", RULES], cwd=PROJECT, env=environment(), capture_output=True, text=True, check=True
+        [sys.executable, "-c", RULES], cwd=PROJECT, env=environment(), capture_output=True, text=True, check=True
     )
     return json.loads(run.stdout.strip().splitlines()[-1])
 
