@@ -9,8 +9,7 @@ import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from camflow.errors import StoreError
-from camflow.store import is_full
+from camflow.store import flush, naming_a_full_disk
 
 
 @contextlib.contextmanager
@@ -24,28 +23,15 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     temporary.mkdir(parents=True)
     try:
-        yield temporary
-        for folder, _, files in os.walk(temporary):
-            for name in files:
-                _flush(os.path.join(folder, name))
-            _flush(folder)
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.rename(temporary, path)
-        _flush(path.parent)
-    except OSError as error:
-        if is_full(error):
-            raise StoreError(
-                path, "no space left on the device; free some and run again (nothing was written)"
-            ) from error
-        raise
+        with naming_a_full_disk(path):
+            yield temporary
+            for folder, _, files in os.walk(temporary):
+                for name in files:
+                    flush(os.path.join(folder, name))
+                flush(folder)
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.rename(temporary, path)
+            flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _flush(path: str | Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -200,8 +200,6 @@ def build_amn(
 
 def save_amn(path: str | Path, model: Amn, *, class_names: Sequence[str], meta: dict[str, Any] | None = None) -> None:
     """Write an AMN atomically; arguments as of ``save_classifier``."""
-    if len(class_names) != model.n_classes:
-        raise ConfigError(f"{len(class_names)} class names for a network of {model.n_classes} classes")
     save_network(path, model, kind=KIND, class_names=class_names, meta=meta)
 
 

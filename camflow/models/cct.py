@@ -260,8 +260,6 @@ def with_auxiliary(network: Cct, count: int, *, seed: int = 0) -> CctTraining:
 
 def save_cct(path: str | Path, model: Cct, *, class_names: Sequence[str], meta: dict[str, Any] | None = None) -> None:
     """Write a network without auxiliary decoders atomically; arguments as of ``save_classifier``."""
-    if len(class_names) != model.n_classes:
-        raise ConfigError(f"{len(class_names)} class names for a network of {model.n_classes} classes")
     save_network(path, model, kind=KIND, class_names=class_names, meta=meta)
 
 

@@ -242,8 +242,6 @@ def save_classifier(
         class_names: foreground classes in the order of the head's rows.
         meta: JSON-able facts (parameters, metrics).
     """
-    if len(class_names) != model.n_classes:
-        raise ConfigError(f"{len(class_names)} class names for a head of {model.n_classes} classes")
     save_network(path, model, kind=KIND, class_names=class_names, meta=meta)
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 from torch import nn
 
-from camflow.errors import StoreError
+from camflow.errors import ConfigError, StoreError
 from camflow.store import atomic_path
 
 Network = TypeVar("Network", bound=nn.Module)
@@ -40,7 +40,13 @@ def save_network(
         kind: what it is, e.g. ``seam``; part of the format's name, so that no file passes for another kind.
         class_names: classes the network was trained on, empty if it knows none.
         meta: JSON-able facts (parameters, metrics).
+
+    Raises:
+        ConfigError: as many names as ``model.n_classes`` do not stand there.
     """
+    n_classes = getattr(model, "n_classes", len(class_names))
+    if len(class_names) != n_classes:
+        raise ConfigError(f"{len(class_names)} class names for a network of {n_classes} classes")
     state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
     spec = {
         "network": model.spec,

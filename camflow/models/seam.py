@@ -257,8 +257,6 @@ def build_seam(
 
 def save_seam(path: str | Path, model: Seam, *, class_names: Sequence[str], meta: dict[str, Any] | None = None) -> None:
     """Write a SEAM network atomically; arguments as of ``save_classifier``."""
-    if len(class_names) != model.n_classes:
-        raise ConfigError(f"{len(class_names)} class names for a head of {model.n_classes} classes")
     save_network(path, model, kind=KIND, class_names=class_names, meta=meta)
 
 

@@ -307,8 +307,6 @@ def save_segmenter(
     path: str | Path, model: Segmenter, *, class_names: Sequence[str], meta: dict[str, Any] | None = None
 ) -> None:
     """Write a segmentation network atomically; arguments as of ``save_classifier``."""
-    if len(class_names) != model.n_classes:
-        raise ConfigError(f"{len(class_names)} class names for a network of {model.n_classes} classes")
     save_network(path, model, kind=KIND, class_names=class_names, meta=meta)
 
 

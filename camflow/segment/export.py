@@ -20,7 +20,7 @@ import numpy as np
 from camflow.data.palette import write_label_map
 from camflow.errors import ConfigError, DataError, StoreError, did_you_mean
 from camflow.refine.driver import IGNORE
-from camflow.store import Store, atomic_path, is_full, write_json, write_text
+from camflow.store import Store, atomic_path, naming_a_full_disk, write_json, write_text
 
 MARKER = "export.json"  # what was exported, and the proof that a folder is ours to replace
 COMPETITIONS = ("comp5", "comp6")  # trained on VOC's segmentations only, or on anything else
@@ -187,15 +187,12 @@ def fresh_folder(folder: str | Path, made: dict[str, Any]) -> Iterator[Path]:
     workshop = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
     new = workshop / "new"
     try:
-        new.mkdir(parents=True)
-        yield new
-        write_json(new / MARKER, made)
-        if occupied:
-            os.replace(folder, workshop / "old")
-        os.replace(new, folder)
-    except OSError as error:
-        if is_full(error):
-            raise StoreError(folder, "no space left on the device; free some and export again") from error
-        raise
+        with naming_a_full_disk(folder):
+            new.mkdir(parents=True)
+            yield new
+            write_json(new / MARKER, made)
+            if occupied:
+                os.replace(folder, workshop / "old")
+            os.replace(new, folder)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)

@@ -9,9 +9,9 @@ defaults are ours.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ from camflow.train.classify import mean_average_precision
 from camflow.train.loop import Task
 from camflow.train.metrics import Row
 from camflow.train.settings import TrainSettings
-from camflow.train.tofile import train_to_file
+from camflow.train.tofile import Run, train_to_file
 
 KIND = "temporal"
 POOLINGS = ("gmp", "gap")
@@ -221,15 +221,7 @@ def train_temporal(
     train: Store,
     val: Store | None,
     params: TemporalParams,
-    *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
+    **run: Unpack[Run],
 ) -> TemporalNet:
     """Train a network and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -240,8 +232,7 @@ def train_temporal(
         out: the network's file, see ``load_temporal``.
         metrics_csv: one row per epoch: epoch, lr, train_loss, train_accuracy, and with ``val`` val_loss, val_map,
             val_accuracy.
-        scratch, key, device, workers, progress: see ``camflow.train.loop.fit``.
-        meta: further facts to save with the network.
+        run: see ``camflow.train.tofile.Run``.
 
     Raises:
         DataError: a split without videos or labels, or splits that do not fit together.
@@ -257,19 +248,5 @@ def train_temporal(
         )
         return TemporalTask(model, sequences, None if val is None else Sequences(val), params)
 
-    def save(model: TemporalNet, row: Row) -> None:
-        model.class_names = names
-        model.meta = {**(meta or {}), "params": dataclasses.asdict(params), "metrics": row}
-        save_network(out, model, kind=KIND, class_names=names, meta=model.meta)
-
-    return train_to_file(
-        make_task,
-        params.settings(),
-        save,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )
+    save = functools.partial(save_network, kind=KIND)
+    return train_to_file(make_task, params, save, method="temporal", class_names=names, **run)

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, Unpack
 
 import numpy as np
 import torch
@@ -22,10 +21,9 @@ from camflow.models.deeplab import RATES
 from camflow.train.amn_loss import amn_losses
 from camflow.train.augment import check_augmentations
 from camflow.train.loop import Task
-from camflow.train.metrics import Row
 from camflow.train.segment import LabelMaps, Photos, SegmentSamples, nearest_labels
 from camflow.train.settings import TrainSettings
-from camflow.train.tofile import train_to_file
+from camflow.train.tofile import Run, train_to_file
 
 
 class LabelledPhotos(Photos, Protocol):
@@ -134,15 +132,7 @@ def train_amn(
     catalog: LabelledPhotos,
     labels: LabelMaps,
     params: AmnParams,
-    *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
+    **run: Unpack[Run],
 ) -> Amn:
     """Train an AMN and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -152,10 +142,7 @@ def train_amn(
         params: see ``AmnParams``.
         out: the network's file, see ``camflow.models.amn.load_amn``.
         metrics_csv: one row per epoch: epoch, lr, train_background, train_foreground, train_loss.
-        scratch: folder for checkpoints, which are removed once ``out`` is written.
-        key: fingerprint of what determines the result.
-        device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
-        meta: further facts to save with the network.
+        run: see ``camflow.train.tofile.Run``.
 
     Returns:
         The network in eval mode on its device.
@@ -168,19 +155,4 @@ def train_amn(
     def make_task() -> AmnTask:
         return AmnTask(params.build(len(class_names)), catalog, labels, params)
 
-    def save(model: Amn, row: Row) -> None:
-        model.class_names = class_names
-        model.meta = {**(meta or {}), "method": "amn", "params": dataclasses.asdict(params), "metrics": row}
-        save_amn(out, model, class_names=class_names, meta=model.meta)
-
-    return train_to_file(
-        make_task,
-        params.settings(),
-        save,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )
+    return train_to_file(make_task, params, save_amn, method="amn", class_names=class_names, **run)

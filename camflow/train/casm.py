@@ -28,7 +28,7 @@ import dataclasses
 import functools
 from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ from camflow.train.metrics import Row
 from camflow.train.optim import build_optimizer
 from camflow.train.order import derive_seed
 from camflow.train.settings import TrainSettings
-from camflow.train.tofile import train_to_file
+from camflow.train.tofile import Run, train_to_file
 
 AUTO = "auto"
 NEVER = 10_000_000  # batches; the published way to save the first classifier only
@@ -437,15 +437,8 @@ def train_casm(
     catalog_val: Catalog | None,
     params: CasmParams,
     *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
     warm_start: str | Path | None = None,
+    **run: Unpack[Run],
 ) -> Masker:
     """Train a classifier and its masker and write both; calling again after a kill resumes and ends in the same bytes.
 
@@ -458,12 +451,9 @@ def train_casm(
             train_area, train_classifier_loss, train_loss (the masker's), train_mask_entropy, train_mask_mean,
             train_mask_std, train_mask_tv, train_masked_accuracy, with soft_margin train_map; val_loss, val_map,
             val_accuracy, val_masked_accuracy, val_mask_mean, val_mask_std, val_mask_entropy, val_mask_tv.
-        scratch: folder for checkpoints, which are removed once ``out`` is written.
-        key: fingerprint of what determines the result.
-        device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
-        meta: further facts to save with the network.
         warm_start: file of a classifier of method plain on the same classes, with the same backbone, width and pooling:
             its weights, the head's too, are the initial ones.
+        run: see ``camflow.train.tofile.Run``.
 
     Returns:
         The network in eval mode on its device.
@@ -477,24 +467,11 @@ def train_casm(
     start = None if warm_start is None else _trained(warm_start, class_names, params)
 
     def make_task() -> CasmTask:
-        return CasmTask(params.build(len(class_names), start), catalog_train, catalog_val, params, workers)
+        return CasmTask(
+            params.build(len(class_names), start), catalog_train, catalog_val, params, run.get("workers", 0)
+        )
 
-    def save(model: Masker, row: Row) -> None:
-        model.class_names = class_names
-        model.meta = {**(meta or {}), "method": "casm", "params": dataclasses.asdict(params), "metrics": row}
-        save_masker(out, model, class_names=class_names, meta=model.meta)
-
-    return train_to_file(
-        make_task,
-        params.settings(),
-        save,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )
+    return train_to_file(make_task, params, save_masker, method="casm", class_names=class_names, **run)
 
 
 def _trained(path: str | Path, class_names: list[str], params: CasmParams) -> Classifier:

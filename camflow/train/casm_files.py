@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 from camflow.data.catalog import Catalog
 from camflow.train.casm import casm_from_config, train_casm
+from camflow.train.tofile import Run
 
 
 def train_casm_files(
@@ -14,13 +15,7 @@ def train_casm_files(
     monitor: str | None,
     warm_start: str | None,
     parameters: dict[str, Any],
-    out: str,
-    metrics_csv: str,
-    scratch: str,
-    key: str,
-    device: str,
-    workers: int,
-    meta: dict[str, Any],
+    **run: Unpack[Run],
 ) -> None:
     """Train by CASM; all arguments are JSON-able, so that torchrun can pass them on.
 
@@ -33,12 +28,6 @@ def train_casm_files(
         Catalog(catalog),
         Catalog(monitor) if monitor else None,
         casm_from_config(parameters),
-        out=out,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        meta=meta,
         warm_start=warm_start,
+        **run,
     )

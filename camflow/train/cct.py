@@ -31,7 +31,7 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -54,8 +54,8 @@ from camflow.train.segment import (
     SegmentTask,
     pixel_losses,
     plain_loss,
-    train_segment_task,
 )
+from camflow.train.tofile import Run, train_to_file
 
 DECODERS = {
     "vat": 2,
@@ -412,7 +412,8 @@ class CctSamples:
     """Training samples: an unlabelled image and a labelled one drawn for it.
 
     Dicts of ``image`` float32 (3, c, c) and ``label`` uint8 (c, c) of the labelled image, ``unlabelled`` and
-    ``weak_label`` of the other; ``weak_label`` is 255 everywhere without pseudo-masks. ``ids`` are the unlabelled ones.
+    ``weak_label`` of the other; ``weak_label`` is 255 everywhere without pseudo-masks. ``ids`` are the unlabelled ones,
+    ``labelled`` the others.
 
     Args:
         catalog: all photos.
@@ -443,10 +444,11 @@ class CctSamples:
                 f"cct: {len(unknown)} labelled images are not in the training split, e.g. '{unknown[0]}'; "
                 "list images of the split"
             )
+        self.labelled = sorted(chosen)
         self.ids = [image_id for image_id in catalog.ids if image_id not in chosen]
         if not chosen or not self.ids:
             raise ConfigError(f"cct: {len(chosen)} of {len(catalog.ids)} images are labelled; leave some of each kind")
-        self._labelled = _Views(catalog, sorted(chosen), truth, params, mean, std)
+        self._labelled = _Views(catalog, self.labelled, truth, params, mean, std)
         self._unlabelled = _Views(catalog, self.ids, weak, params, mean, std)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -513,6 +515,9 @@ class CctTask(SegmentTask):
         kinds = [self.params.kinds[k] for k in chosen]
         return decoders, [draw(kind, decoder) for kind, decoder in zip(kinds, decoders, strict=True)]
 
+    def facts(self) -> dict[str, Any]:
+        return {**super().facts(), "labelled_images": len(self.dataset.labelled)}
+
     def param_groups(self) -> list[dict[str, Any]]:
         network = self.model.network
         new = [*network.head_parameters(), *self.model.aux_decoders.parameters()]
@@ -576,15 +581,8 @@ def train_cct(
     weak_labels: LabelMaps | None,
     params: CctParams,
     *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
     catalog_val: MaskedPhotos | None = None,
+    **run: Unpack[Run],
 ) -> Cct:
     """Train a segmentation network and write it; calling again after a kill resumes and, on a CPU, ends in the same
     bytes. On a GPU the backward pass of the pyramid's means adds in any order.
@@ -598,11 +596,8 @@ def train_cct(
             number of labelled images.
         metrics_csv: one row per epoch: epoch, lr, train_consistency, train_loss, train_supervised, with pseudo-masks
             train_weak, and with ``catalog_val`` val_miou.
-        scratch: folder for checkpoints, which are removed once ``out`` is written.
-        key: fingerprint of what determines the result.
-        device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
-        meta: further facts to save with the network.
         catalog_val: photos with true masks for the column val_miou, see ``camflow.train.segment.train_segmenter``.
+        run: see ``camflow.train.tofile.Run``.
 
     Returns:
         The network in eval mode on its device.
@@ -618,21 +613,14 @@ def train_cct(
     def make_task() -> CctTask:
         model = params.build(len(catalog.class_names))
         samples = CctSamples(catalog, labelled, truth, weak, params, model.mean, model.std)
-        return CctTask(model, samples, params, catalog_val, workers)
+        return CctTask(model, samples, params, catalog_val, run.get("workers", 0))
 
-    return train_segment_task(
+    return train_to_file(
         make_task,
         params,
+        save_cct,
         method="cct",
         class_names=catalog.class_names,
-        out=out,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-        meta={**(meta or {}), "labelled_images": len(labelled)},
-        save=save_cct,
         network_of=lambda model: model.network,
+        **run,
     )

@@ -11,8 +11,7 @@ import dataclasses
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import torch
@@ -29,7 +28,7 @@ from camflow.train.hiding import LayerHidingParams, hide_in_layer, stop_hiding
 from camflow.train.inputs import InputParams
 from camflow.train.loop import Samples, Task
 from camflow.train.metrics import Row
-from camflow.train.tofile import train_to_file
+from camflow.train.tofile import Run, train_to_file
 
 log = logging.getLogger(__name__)
 
@@ -259,15 +258,8 @@ def train_classifier(
     catalog_val: Catalog | None,
     params: PlainParams,
     *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
     samples: Callable[[Any, TrainTransform], Samples] | None = None,
+    **run: Unpack[Run],
 ) -> Classifier:
     """Train a classifier and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -278,11 +270,8 @@ def train_classifier(
         out: the classifier file, see ``camflow.models.classifier.load_classifier``.
         metrics_csv: one row per epoch: epoch, lr, train_loss, train_map (with cross_entropy train_accuracy),
             val_loss, val_map, and val_accuracy if every validation image has one label.
-        scratch: folder for checkpoints, which are removed once ``out`` is written.
-        key: fingerprint of what determines the result.
-        device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
-        meta: further facts to save with the classifier.
         samples: makes the training samples of ``catalog_train`` and a transform, as ``LabelledSamples`` does.
+        run: see ``camflow.train.tofile.Run``.
 
     Returns:
         The classifier in eval mode on its device.
@@ -290,22 +279,10 @@ def train_classifier(
     class_names = list(catalog_train.class_names)
 
     def make_task() -> ClassifyTask:
-        return ClassifyTask(params.build(len(class_names)), catalog_train, catalog_val, params, workers, samples)
-
-    def save(model: Classifier, row: Row) -> None:
-        model.class_names = class_names
-        model.meta = {"method": "plain", **(meta or {}), "params": dataclasses.asdict(params), "metrics": row}
-        save_classifier(out, model, class_names=class_names, meta=model.meta)
+        return ClassifyTask(
+            params.build(len(class_names)), catalog_train, catalog_val, params, run.get("workers", 0), samples
+        )
 
     return train_to_file(
-        make_task,
-        params.settings(),
-        save,
-        finish=stop_hiding,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
+        make_task, params, save_classifier, method="plain", class_names=class_names, finish=stop_hiding, **run
     )

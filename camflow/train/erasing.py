@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
 from camflow.data.catalog import Catalog
 from camflow.data.erased import ErasedCatalog, ErasedSamples, ErasedStore
 from camflow.models.backbones import IMAGENET_MEAN
 from camflow.params import from_config
 from camflow.train.classify import PlainParams, train_classifier
+from camflow.train.tofile import Run
 
 
 def train_erasing(
@@ -19,13 +20,7 @@ def train_erasing(
     erased: str | None,
     before: str | None,
     parameters: dict[str, Any],
-    out: str,
-    metrics_csv: str,
-    scratch: str,
-    key: str,
-    device: str,
-    workers: int,
-    meta: dict[str, Any],
+    **run: Unpack[Run],
 ) -> None:
     """Train the classifier of a round; all arguments are JSON-able, so that torchrun can pass them on.
 
@@ -37,16 +32,11 @@ def train_erasing(
     params, train = from_config(PlainParams, parameters), Catalog(catalog)
     if before and parameters["restart"] == "before":
         params = dataclasses.replace(params, weights=before)
+    run["meta"] = {**run["meta"], "method": "adversarial_erasing"}
     train_classifier(
         ErasedCatalog(train, ErasedStore(erased), IMAGENET_MEAN) if erased else train,
         Catalog(monitor) if monitor else None,
         params,
-        out=out,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        meta={**meta, "method": "adversarial_erasing"},
         samples=ErasedSamples if erased else None,
+        **run,
     )

@@ -16,9 +16,8 @@ where each mean is over the pairs of the whole batch, with 1e-5 added to their n
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import torch
@@ -32,9 +31,8 @@ from camflow.refine.neighbours import neighbours, shift, source_window
 from camflow.train import distributed
 from camflow.train.augment import IGNORE, normalize, random_crop_pad, random_flip, random_scale, to_chw
 from camflow.train.loop import Task
-from camflow.train.metrics import Row
 from camflow.train.settings import TrainSettings
-from camflow.train.tofile import train_to_file
+from camflow.train.tofile import Run, train_to_file
 
 EPSILON = 1e-5  # in logarithms and added to the numbers of pairs
 
@@ -392,15 +390,8 @@ def train_irn(
     classifier: Classifier,
     params: IrnTrainParams,
     *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
     mean_catalog: Catalog | None = None,
+    **run: Unpack[Run],
 ) -> IrnNetwork:
     """Train IRN's network and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -411,11 +402,8 @@ def train_irn(
         params: see ``IrnTrainParams``.
         out: the network's file, see ``camflow.models.irn.load_irn``.
         metrics_csv: one row per epoch: epoch, lr, train_loss, train_pos, train_neg, train_disp_fg, train_disp_bg.
-        scratch: folder for checkpoints, which are removed once ``out`` is written.
-        key: fingerprint of what determines the result.
-        device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
-        meta: further facts to save with the network.
         mean_catalog: photos of the mean displacement; None: those of ``catalog``, as published.
+        run: see ``camflow.train.tofile.Run``.
 
     Returns:
         The network in eval mode on its device.
@@ -429,23 +417,9 @@ def train_irn(
         return IrnTask(build_irn(classifier, seed=params.seed), catalog, labels, params)
 
     def finish(model: IrnNetwork) -> None:
-        mean = mean_displacement(model, mean_catalog or catalog, params.crop, workers)
+        mean = mean_displacement(model, mean_catalog or catalog, params.crop, run.get("workers", 0))
         model.mean_shift.running_mean.copy_(mean)
 
-    def save(model: IrnNetwork, row: Row) -> None:
-        model.class_names = list(catalog.class_names)
-        model.meta = {**(meta or {}), "method": "irn", "params": dataclasses.asdict(params), "metrics": row}
-        save_irn(out, model, class_names=model.class_names, meta=model.meta)
-
     return train_to_file(
-        make_task,
-        params.settings(),
-        save,
-        finish=finish,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
+        make_task, params, save_irn, method="irn", class_names=catalog.class_names, finish=finish, **run
     )

@@ -80,6 +80,10 @@ class Task:
         """Return the optimisers by name; their groups have an ``initial_lr``, which the schedule multiplies."""
         return {"all": build_optimizer(self.param_groups(), settings)}
 
+    def facts(self) -> dict[str, Any]:
+        """Return what the trained network's file says besides parameters and metrics (JSON-able)."""
+        return {}
+
     def begin_epoch(self, epoch: int) -> None:
         """Called before every epoch (from 0)."""
 

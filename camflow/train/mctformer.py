@@ -13,8 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch.nn import functional
@@ -24,8 +23,7 @@ from camflow.models.mctformer import MctFormer, architecture_of, build_mctformer
 from camflow.train.augment import ResizedCrop, TrainTransform
 from camflow.train.classify import Catalog, ClassifyTask
 from camflow.train.inputs import InputParams
-from camflow.train.metrics import Row
-from camflow.train.tofile import train_to_file
+from camflow.train.tofile import Run, train_to_file
 
 log = logging.getLogger(__name__)
 
@@ -124,7 +122,7 @@ class MctFormerTask(ClassifyTask):
         label = batch["label"]
         maps, logits = self.model.score_maps_and_logits(batch["image"])
         logits = logits.float()
-        self._seen.append((logits.detach(), label))
+        self.remember(logits, label)
         terms = mctformer_losses(logits, maps.float().mean(dim=(2, 3)), label)
         return terms["loss"], {name: terms[name] for name in ("class", "patch")}
 
@@ -139,15 +137,7 @@ def train_mctformer(
     catalog_train: Catalog,
     catalog_val: Catalog | None,
     params: MctFormerParams,
-    *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
+    **run: Unpack[Run],
 ) -> MctFormer:
     """Train MCTformer and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -158,10 +148,7 @@ def train_mctformer(
         out: the network's file, see ``camflow.models.mctformer.load_mctformer``.
         metrics_csv: one row per epoch: epoch, lr, train_class, train_loss, train_patch, train_map, val_loss, val_map,
             and val_accuracy if every validation image has one label.
-        scratch: folder for checkpoints, which are removed once ``out`` is written.
-        key: fingerprint of what determines the result.
-        device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
-        meta: further facts to save with the network.
+        run: see ``camflow.train.tofile.Run``.
 
     Returns:
         The network in eval mode on its device.
@@ -169,21 +156,6 @@ def train_mctformer(
     class_names = list(catalog_train.class_names)
 
     def make_task() -> MctFormerTask:
-        return MctFormerTask(params.build(len(class_names)), catalog_train, catalog_val, params, workers)
+        return MctFormerTask(params.build(len(class_names)), catalog_train, catalog_val, params, run.get("workers", 0))
 
-    def save(model: MctFormer, row: Row) -> None:
-        model.class_names = class_names
-        model.meta = {**(meta or {}), "method": "mctformer", "params": dataclasses.asdict(params), "metrics": row}
-        save_mctformer(out, model, class_names=class_names, meta=model.meta)
-
-    return train_to_file(
-        make_task,
-        params.settings(),
-        save,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )
+    return train_to_file(make_task, params, save_mctformer, method="mctformer", class_names=class_names, **run)

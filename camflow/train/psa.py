@@ -13,8 +13,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -36,9 +35,8 @@ from camflow.train.augment import (
 from camflow.train.classify import Catalog
 from camflow.train.groups import freeze_as_published, published_groups
 from camflow.train.loop import Task
-from camflow.train.metrics import Row
 from camflow.train.settings import TrainSettings
-from camflow.train.tofile import train_to_file
+from camflow.train.tofile import Run, train_to_file
 
 log = logging.getLogger(__name__)
 
@@ -203,15 +201,7 @@ def train_affinity_net(
     catalog: Catalog,
     scores: Store,
     params: AffinityParams,
-    *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
+    **run: Unpack[Run],
 ) -> AffinityNet:
     """Train an AffinityNet and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -221,10 +211,7 @@ def train_affinity_net(
         params: see ``AffinityParams``.
         out: the network's file, see ``camflow.models.psa.load_affinity_net``.
         metrics_csv: one row per epoch: epoch, lr, train_bg, train_fg, train_loss, train_neg.
-        scratch: folder for checkpoints, which are removed once ``out`` is written.
-        key: fingerprint of what determines the result.
-        device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
-        meta: further facts to save with the network.
+        run: see ``camflow.train.tofile.Run``.
 
     Returns:
         The network in eval mode on its device.
@@ -234,19 +221,4 @@ def train_affinity_net(
         model = params.build()
         return AffinityTask(model, AffinitySamples(catalog, scores, params, model.mean, model.std))
 
-    def save(model: AffinityNet, row: Row) -> None:
-        model.class_names = list(catalog.class_names)
-        model.meta = {**(meta or {}), "method": "psa", "params": dataclasses.asdict(params), "metrics": row}
-        save_affinity_net(out, model, class_names=model.class_names, meta=model.meta)
-
-    return train_to_file(
-        make_task,
-        params.settings(),
-        save,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )
+    return train_to_file(make_task, params, save_affinity_net, method="psa", class_names=catalog.class_names, **run)

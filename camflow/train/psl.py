@@ -10,15 +10,13 @@ masks that the trained network predicts are the labels of a further, plain train
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import torch
 
 from camflow.errors import ConfigError, DataError, did_you_mean
-from camflow.models.segmenter import Segmenter
+from camflow.models.segmenter import Segmenter, save_segmenter
 from camflow.segment.psl import REDUCTIONS, VARIANTS, class_weights, online_labels, psl_losses
 from camflow.train.segment import (
     LabelMaps,
@@ -28,8 +26,8 @@ from camflow.train.segment import (
     SegmentSamples,
     SegmentTask,
     nearest_labels,
-    train_segment_task,
 )
+from camflow.train.tofile import Run, train_to_file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,15 +139,8 @@ def train_psl(
     confidence: Confidences,
     params: PslParams,
     *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
     catalog_val: MaskedPhotos | None = None,
+    **run: Unpack[Run],
 ) -> Segmenter:
     """Train a segmentation network and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -158,7 +149,7 @@ def train_psl(
         labels: their label maps.
         confidence: a classifier's confidences for them.
         params: see ``PslParams``.
-        out, scratch, key, device, workers, progress, meta, catalog_val: see ``camflow.train.segment.train_segmenter``.
+        catalog_val, run: see ``camflow.train.segment.train_segmenter``.
         metrics_csv: as there, with train_labels_term and train_online_term.
 
     Returns:
@@ -168,19 +159,6 @@ def train_psl(
     def make_task() -> PslTask:
         model = params.build(len(catalog.class_names))
         samples = PslSamples(catalog, labels, confidence, params, model.mean, model.std)
-        return PslTask(model, samples, params, catalog_val, workers)
+        return PslTask(model, samples, params, catalog_val, run.get("workers", 0))
 
-    return train_segment_task(
-        make_task,
-        params,
-        method="psl",
-        class_names=catalog.class_names,
-        out=out,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-        meta=meta,
-    )
+    return train_to_file(make_task, params, save_segmenter, method="psl", class_names=catalog.class_names, **run)

@@ -19,8 +19,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch.nn import functional
@@ -30,8 +29,7 @@ from camflow.models.seam import Seam, build_seam, max_norm, save_seam, strongest
 from camflow.train.classify import Catalog, ClassifyTask
 from camflow.train.groups import freeze_as_published, published_groups
 from camflow.train.inputs import InputParams
-from camflow.train.metrics import Row
-from camflow.train.tofile import train_to_file
+from camflow.train.tofile import Run, train_to_file
 
 log = logging.getLogger(__name__)
 
@@ -187,15 +185,7 @@ def train_seam(
     catalog_train: Catalog,
     catalog_val: Catalog | None,
     params: SeamParams,
-    *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
+    **run: Unpack[Run],
 ) -> Seam:
     """Train SEAM and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -206,10 +196,7 @@ def train_seam(
         out: the network's file, see ``camflow.models.seam.load_seam``.
         metrics_csv: one row per epoch: epoch, lr, train_cls, train_ecr, train_er, train_loss, train_map, val_loss,
             val_map, and val_accuracy if every validation image has one label.
-        scratch: folder for checkpoints, which are removed once ``out`` is written.
-        key: fingerprint of what determines the result.
-        device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
-        meta: further facts to save with the network.
+        run: see ``camflow.train.tofile.Run``.
 
     Returns:
         The network in eval mode on its device.
@@ -217,21 +204,6 @@ def train_seam(
     class_names = list(catalog_train.class_names)
 
     def make_task() -> SeamTask:
-        return SeamTask(params.build(len(class_names)), catalog_train, catalog_val, params, workers)
+        return SeamTask(params.build(len(class_names)), catalog_train, catalog_val, params, run.get("workers", 0))
 
-    def save(model: Seam, row: Row) -> None:
-        model.class_names = class_names
-        model.meta = {**(meta or {}), "method": "seam", "params": dataclasses.asdict(params), "metrics": row}
-        save_seam(out, model, class_names=class_names, meta=model.meta)
-
-    return train_to_file(
-        make_task,
-        params.settings(),
-        save,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )
+    return train_to_file(make_task, params, save_seam, method="seam", class_names=class_names, **run)

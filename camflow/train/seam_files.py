@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Unpack
 
 from camflow.data.catalog import Catalog
 from camflow.errors import ConfigError
 from camflow.params import from_config
 from camflow.train.seam import SeamParams, train_seam
+from camflow.train.tofile import Run
 
 
 def train_seam_files(
@@ -17,13 +18,7 @@ def train_seam_files(
     monitor: str | None,
     warm_start: str | None,
     parameters: dict[str, Any],
-    out: str,
-    metrics_csv: str,
-    scratch: str,
-    key: str,
-    device: str,
-    workers: int,
-    meta: dict[str, Any],
+    **run: Unpack[Run],
 ) -> None:
     """Train a SEAM classifier; all arguments are JSON-able, so that torchrun can pass them on.
 
@@ -38,15 +33,4 @@ def train_seam_files(
                 "set one of them to null or none"
             )
         params = dataclasses.replace(params, weights=warm_start)
-    train_seam(
-        Catalog(catalog),
-        Catalog(monitor) if monitor else None,
-        params,
-        out=out,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        meta=meta,
-    )
+    train_seam(Catalog(catalog), Catalog(monitor) if monitor else None, params, **run)

@@ -22,13 +22,11 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, Unpack
 
 import numpy as np
 import torch
-from torch import nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, Dataset
 
@@ -53,7 +51,7 @@ from camflow.train.groups import published_groups
 from camflow.train.loop import Task
 from camflow.train.metrics import Row
 from camflow.train.settings import TrainSettings
-from camflow.train.tofile import train_to_file
+from camflow.train.tofile import Run, train_to_file
 
 log = logging.getLogger(__name__)
 
@@ -451,6 +449,12 @@ class SegmentTask(Task):
             own += confusion_matrix(mask, labels, self.model.n_labels, image_id=image_id)
         return np.sum(distributed.gather_objects(own), axis=0)
 
+    def facts(self) -> dict[str, Any]:
+        """Return where the weights were chosen, if they were."""
+        if self.best is None:
+            return {}
+        return {"selected_on": "val", "selected_epoch": self.best["epoch"], "selected_miou": self.best["miou"]}
+
     def param_groups(self) -> list[dict[str, Any]]:
         return published_groups(self.model, self.model.new_layers())
 
@@ -514,75 +518,13 @@ def _as_it_is(item: Any) -> Any:
 # --- the stage -------------------------------------------------------------------------------------------------------
 
 
-def train_segment_task(
-    make_task: Callable[[], SegmentTask],
-    params: TrainSettings,
-    *,
-    method: str,
-    class_names: Sequence[str],
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
-    save: Callable[..., None] = save_segmenter,
-    network_of: Callable[[Any], Segmenter] = lambda model: model,
-) -> Segmenter:
-    """Train any task around a segmentation network and write the network; other arguments as of ``train_segmenter``.
-
-    Args:
-        make_task: builds the task, once the process group stands.
-        params: its parameters, with those of ``TrainSettings``.
-        method: name saved with the network.
-        class_names: foreground classes.
-        save: writes a network, with the arguments of ``save_segmenter``.
-        network_of: the part of the task's model that is written and returned.
-    """
-    tasks: list[SegmentTask] = []
-
-    def make() -> SegmentTask:
-        tasks.append(make_task())
-        return tasks[-1]
-
-    def write(model: nn.Module, row: Row) -> None:
-        network, best = network_of(model), tasks[-1].best
-        network.class_names = list(class_names)
-        network.meta = {**(meta or {}), "method": method, "params": dataclasses.asdict(params), "metrics": row}
-        if best is not None:
-            network.meta |= {"selected_on": "val", "selected_epoch": best["epoch"], "selected_miou": best["miou"]}
-        save(out, network, class_names=network.class_names, meta=network.meta)
-
-    trained = train_to_file(
-        make,
-        params.settings(),
-        write,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-    )
-    return network_of(trained)
-
-
 def train_segmenter(
     catalog: Photos,
     labels: LabelMaps,
     params: SegmentParams,
     *,
-    out: str | Path,
-    metrics_csv: str | Path,
-    scratch: str | Path,
-    key: str,
-    device: str | torch.device = "cpu",
-    workers: int = 0,
-    progress: bool = True,
-    meta: Mapping[str, Any] | None = None,
     catalog_val: MaskedPhotos | None = None,
+    **run: Unpack[Run],
 ) -> Segmenter:
     """Train a segmentation network and write it; calling again after a kill resumes and ends in the same bytes.
 
@@ -593,12 +535,9 @@ def train_segmenter(
         out: the network's file, see ``camflow.models.segmenter.load_segmenter``.
         metrics_csv: one row per epoch: epoch, lr, train_loss, with several train_scales train_loss_<scale> and
             train_loss_max, and with ``catalog_val`` val_miou.
-        scratch: folder for checkpoints, which are removed once ``out`` is written.
-        key: fingerprint of what determines the result.
-        device, workers, progress: no influence on what is computed, see ``camflow.train.loop.fit``.
-        meta: further facts to save with the network.
         catalog_val: photos with true masks for the column val_miou. They choose the weights with ``select: best`` only;
             the file's meta then has ``selected_on: val``, ``selected_epoch`` and ``selected_miou``.
+        run: see ``camflow.train.tofile.Run``.
 
     Returns:
         The network in eval mode on its device.
@@ -607,19 +546,8 @@ def train_segmenter(
     def make_task() -> SegmentTask:
         model = params.build(len(catalog.class_names))
         samples = SegmentSamples(catalog, labels, params, model.mean, model.std)
-        return SegmentTask(model, samples, params, catalog_val, workers)
+        return SegmentTask(model, samples, params, catalog_val, run.get("workers", 0))
 
-    return train_segment_task(
-        make_task,
-        params,
-        method=params.architecture,
-        class_names=catalog.class_names,
-        out=out,
-        metrics_csv=metrics_csv,
-        scratch=scratch,
-        key=key,
-        device=device,
-        workers=workers,
-        progress=progress,
-        meta=meta,
+    return train_to_file(
+        make_task, params, save_segmenter, method=params.architecture, class_names=catalog.class_names, **run
     )

@@ -181,5 +181,5 @@ def test_bad_files_are_refused(tmp_path):
     torch.save({"x": 1}, path)
     with pytest.raises(StoreError, match="no classifier of format"):
         load_classifier(path)
-    with pytest.raises(ConfigError, match="1 class names for a head of 2"):
+    with pytest.raises(ConfigError, match="1 class names for a network of 2"):
         save_classifier(path, model, class_names=["a"])

@@ -268,5 +268,5 @@ def test_other_files_are_refused(tmp_path, model):
     save_classifier(tmp_path / "c.pt", model.net, class_names=NAMES)
     with pytest.raises(StoreError, match="is no masker network"):
         load_masker(tmp_path / "c.pt")
-    with pytest.raises(ConfigError, match="2 class names for a head of 3"):
+    with pytest.raises(ConfigError, match="2 class names for a network of 3"):
         save_masker(tmp_path / "m.pt", model, class_names=NAMES[:2])

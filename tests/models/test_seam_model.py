@@ -177,7 +177,7 @@ def test_file_round_trip_and_bad_files(tmp_path, model):
     x = torch.randn(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(loaded.refined_maps(x), model.refined_maps(x))
-    with pytest.raises(ConfigError, match="2 class names for a head of 3"):
+    with pytest.raises(ConfigError, match="2 class names for a network of 3"):
         save_seam(tmp_path / "a.pt", model, class_names=["a", "b"])
     save_classifier(tmp_path / "c.pt", build_classifier("tiny", 1, width=4), class_names=["x"])
     with pytest.raises(StoreError, match="is no seam network"):

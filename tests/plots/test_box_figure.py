@@ -1,6 +1,5 @@
 """The figure of boxes: what is drawn is what the curves hold, at the pixels that half-open boxes cover."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from scipy import ndimage
@@ -11,7 +10,7 @@ from camflow.localize.maps import full_size_maps, read_seed
 from camflow.plots import style
 from camflow.plots.boxes import HITS, MISSES, TRUE, box_figure, with_boxes
 from camflow.store import Store, StoreWriter
-from tests.localize.photos import CLASSES, Photos, seed_store
+from tests.localize.photos import CLASSES, Photos
 
 
 class Boxed(Photos):
@@ -25,20 +24,9 @@ class Boxed(Photos):
         return np.array(rows, np.int32).reshape(-1, 5)
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 @pytest.fixture
 def catalog():
     return Boxed(6)
-
-
-@pytest.fixture
-def maps(tmp_path, catalog):
-    return seed_store(tmp_path / "maps.h5", catalog)
 
 
 def curves_of(path, catalog, maps, **params):

@@ -1,6 +1,5 @@
 """Figures of erasing are drawn from its stores, the same bytes every time."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -19,12 +18,6 @@ class Masked(Photos):
 
 class Bare(Photos):
     has_masks = False
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The figure of masked photos shows what the networks are shown, in grey, the same bytes every time."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
@@ -10,25 +9,14 @@ from camflow.evaluate.saliency import binarise, class_agnostic_mask, crop_photo
 from camflow.localize.maps import read_seed
 from camflow.plots import style
 from camflow.plots.masked_images import masked_figure
-from tests.localize.photos import Photos, seed_store
+from tests.localize.photos import Photos
 
 PARAMS = MaskedParams(frame=24, resize=28, normalise="max")
-
-
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
 
 
 @pytest.fixture
 def catalog():
     return Photos(6)
-
-
-@pytest.fixture
-def maps(tmp_path, catalog):
-    return seed_store(tmp_path / "maps.h5", catalog)
 
 
 def test_pictures(catalog, maps):

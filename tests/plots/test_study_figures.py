@@ -31,12 +31,6 @@ class Bare(Photos):
         raise AssertionError("there are no masks to read")
 
 
-@pytest.fixture(autouse=True)
-def closed():
-    yield
-    plt.close("all")
-
-
 def same_twice(folder, draw):
     """Save a figure twice; returns the picture."""
     for name in ("a.png", "b.png"):

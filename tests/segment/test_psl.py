@@ -19,6 +19,7 @@ from camflow.segment.psl import (
 from camflow.train.psl import PslParams, PslSamples, PslTask, train_psl
 from camflow.train.segment import PRESETS, SegmentParams, SegmentSamples
 from tests.golden.loader import golden
+from tests.train.runs import run_in
 from tests.train.test_irn_train import FakeCatalog
 
 TOLERANCE = 1e-10  # README of the arrays
@@ -187,11 +188,7 @@ def train(folder, catalog=None, **changes):
         catalog,
         confident(catalog),
         PslParams(**{**SMALL, **changes}),
-        out=folder / "psl.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder, "psl.pt"),
         catalog_val=catalog,
     )
 

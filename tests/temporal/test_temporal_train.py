@@ -20,6 +20,7 @@ from camflow.temporal.network import (
     load_temporal,
     train_temporal,
 )
+from tests.train.runs import run_in, same_bytes
 
 MADE = MadeParams(train=64, val=30, classes=4, features=16, steps=80)
 SMALL = {"epochs": 24, "width": 24, "batch_size": 16, "lr": 1e-2, "evaluate_every": 0}
@@ -40,11 +41,7 @@ def train(folder, made, val=True, **changes):
         made["train"],
         made["val"] if val else None,
         TemporalParams(**{**SMALL, **changes}),
-        out=folder / "net.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder, "net.pt"),
     )
 
 
@@ -80,8 +77,7 @@ def test_a_killed_training_ends_in_the_same_bytes(made, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "b", made, **options)
     train(tmp_path / "b", made, **options)
-    for name in ("net.pt", "metrics.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert same_bytes(tmp_path / "a", tmp_path / "b", "net.pt", "metrics.csv")
 
 
 def test_samples_hide_with_the_mean_of_the_training_set(made):

@@ -25,6 +25,7 @@ from camflow.train.psa import (
     pair_labels,
     train_affinity_net,
 )
+from tests.train.runs import interrupt, run_in, same_bytes
 
 SMALL = {"backbone": "tiny", "width": 4, "epochs": 3, "batch_size": 4, "crop": 72}
 
@@ -212,11 +213,7 @@ def train(folder, scores, **changes):
         Halves(),
         scores,
         params,
-        out=folder / "affinity.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder, "affinity.pt"),
     )
 
 
@@ -236,20 +233,9 @@ def test_it_learns_which_cells_belong_together(tmp_path, scores):
 
 def test_interrupted_training_gives_the_same_bytes(tmp_path, scores, monkeypatch):
     train(tmp_path / "a", scores, epochs=2)
-    step, calls = AffinityTask.step, []
-
-    def failing(self, batch):
-        calls.append(1)
-        if len(calls) == 4:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(AffinityTask, "step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", scores, epochs=2)
+    interrupt(monkeypatch, AffinityTask, lambda: train(tmp_path / "b", scores, epochs=2), at=4)
     train(tmp_path / "b", scores, epochs=2)
-    for name in ("affinity.pt", "metrics.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert same_bytes(tmp_path / "a", tmp_path / "b", "affinity.pt", "metrics.csv")
 
 
 def test_starts_from_a_classifier(tmp_path, scores):

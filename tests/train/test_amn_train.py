@@ -10,6 +10,7 @@ from camflow.errors import ConfigError, DataError
 from camflow.models.amn import build_amn, load_amn
 from camflow.train.amn import AmnParams, AmnSamples, AmnTask, train_amn
 from camflow.train.amn_loss import amn_losses
+from tests.train.runs import interrupt, run_in, same_bytes, table
 
 SMALL = {
     "backbone": "tiny", "weights": "none", "output_stride": None, "width": 8, "rates": (1, 2), "freeze_bn": False,
@@ -68,17 +69,8 @@ def train(folder, **changes):
         photos,
         photos,
         AmnParams(**{**SMALL, **changes}),
-        out=folder / "amn.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder, "amn.pt"),
     )
-
-
-def table(folder):
-    names, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    return [dict(zip(names, map(float, row), strict=True)) for row in rows]
 
 
 def test_samples_keep_photo_labels_and_map_in_step():
@@ -119,20 +111,9 @@ def test_it_learns_and_writes(tmp_path):
 
 def test_interrupted_training_gives_the_same_bytes(tmp_path, monkeypatch):
     train(tmp_path / "a")
-    step, calls = AmnTask.step, []
-
-    def failing(self, batch):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(AmnTask, "step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b")
+    interrupt(monkeypatch, AmnTask, lambda: train(tmp_path / "b"))
     train(tmp_path / "b")
-    for name in ("amn.pt", "metrics.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert same_bytes(tmp_path / "a", tmp_path / "b", "amn.pt", "metrics.csv")
 
 
 def test_learning_rates_of_trunk_and_new_layers():

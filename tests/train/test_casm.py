@@ -40,6 +40,7 @@ from camflow.train.loop import fit
 from camflow.train.order import derive_seed, epoch_batches, sample_generator
 from tests.golden.loader import golden
 from tests.train.processes import run_two
+from tests.train.runs import run_in, same_bytes, table
 
 PUBLISHED = ("F", "L", "FL", "L100", "L1000")
 SMALL = {
@@ -413,11 +414,7 @@ def train(folder, catalog=None, val=None, warm_start=None, preset="L100", **chan
         catalog or Patches(40, 1),
         val,
         casm_params(preset, **{**SMALL, **changes}),
-        out=folder / "classifier.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder),
         warm_start=warm_start,
     )
 
@@ -426,11 +423,6 @@ def normalised(model, catalog):
     """All photos as they are, (N, 3, H, W)."""
     images = ((catalog.images / 255 - model.mean) / model.std).transpose(0, 3, 1, 2)
     return torch.from_numpy(images.astype(np.float32))
-
-
-def table(folder):
-    names, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    return [dict(zip(names, map(float, row), strict=True)) for row in rows]
 
 
 def plain_loop(model, params, catalog):
@@ -538,8 +530,7 @@ def test_interrupted_training_gives_the_same_bytes(tmp_path, monkeypatch):
     assert calls[-1] == 3 and list((tmp_path / "b" / "scratch").glob("*.ckpt"))
     train(tmp_path / "b", epochs=3)
     assert len(calls) == 13 + 5
-    for name in ("classifier.pt", "metrics.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert same_bytes(tmp_path / "a", tmp_path / "b", "classifier.pt", "metrics.csv")
 
 
 @pytest.fixture

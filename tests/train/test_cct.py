@@ -27,6 +27,7 @@ from camflow.train.cct import (
 from camflow.train.optim import build_optimizer
 from camflow.train.segment import plain_loss, predict_labels
 from tests.golden.loader import fill_by_rule, golden
+from tests.train.runs import interrupt, run_in, same_bytes
 from tests.train.test_irn_train import FakeCatalog
 
 SMALL = {
@@ -447,11 +448,7 @@ def train(folder, catalog=None, **changes):
         TrueMasks(catalog),
         catalog,
         CctParams(**{**SMALL, **changes}),
-        out=folder / "cct.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder, "cct.pt"),
         meta={"seed_maps": "cam"},
         **options,
     )
@@ -491,21 +488,12 @@ def test_it_learns_and_writes(tmp_path):
 
 def test_interrupted_training_gives_the_same_bytes(tmp_path, monkeypatch):
     train(tmp_path / "a", decoders_per_step=3)
-    step, calls = CctTask.step, []
-
-    def failing(self, batch):
-        calls.append(1)
-        if len(calls) == 4:  # in the second epoch of two steps
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(CctTask, "step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", decoders_per_step=3)
+    interrupt(
+        monkeypatch, CctTask, lambda: train(tmp_path / "b", decoders_per_step=3), at=4
+    )  # in the second epoch of two steps
     assert not (tmp_path / "b" / "cct.pt").exists()
     train(tmp_path / "b", decoders_per_step=3)
-    for name in ("cct.pt", "metrics.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert same_bytes(tmp_path / "a", tmp_path / "b", "cct.pt", "metrics.csv")
 
 
 def test_pseudo_masks_must_exist_when_asked_for(tmp_path):

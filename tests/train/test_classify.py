@@ -13,6 +13,7 @@ from camflow.train.augment import normalize, resize, to_chw
 from camflow.train.classify import ClassifyTask, PlainParams, mean_average_precision, predict, train_classifier
 from tests.golden.loader import ROOT
 from tests.train.processes import run_two
+from tests.train.runs import run_in, same_bytes, table
 
 SMALL = {
     "backbone": "tiny",
@@ -61,17 +62,8 @@ def train(folder, train_catalog=None, val=None, **changes):
         train_catalog or FakeCatalog(64, 1),
         val,
         params,
-        out=folder / "classifier.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder),
     )
-
-
-def table(folder):
-    names, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    return [dict(zip(names, map(float, row), strict=True)) for row in rows]
 
 
 def test_it_learns_and_writes(tmp_path):
@@ -106,8 +98,7 @@ def test_interrupted_training_gives_the_same_bytes(tmp_path, monkeypatch):
         train(tmp_path / "b", epochs=2)
     assert not (tmp_path / "b" / "classifier.pt").exists()
     train(tmp_path / "b", epochs=2)
-    for name in ("classifier.pt", "metrics.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert same_bytes(tmp_path / "a", tmp_path / "b", "classifier.pt", "metrics.csv")
 
 
 def test_one_label_per_image(tmp_path):

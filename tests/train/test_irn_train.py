@@ -26,6 +26,7 @@ from camflow.train.irn import (
 )
 from camflow.train.optim import build_optimizer
 from tests.train.processes import run_two
+from tests.train.runs import interrupt, run_in, same_bytes
 
 SMALL = {"radius": 3, "epochs": 2, "batch_size": 4, "crop": 48, "scale": (0.8, 1.2)}
 
@@ -265,11 +266,7 @@ def train(folder, catalog=None, **changes):
         catalog.store(folder / "labels.h5"),
         trunk(),
         IrnTrainParams(**{**SMALL, **changes}),
-        out=folder / "irn.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder, "irn.pt"),
         meta={"seed_maps": "cam"},
     )
 
@@ -307,22 +304,11 @@ def test_it_learns_boundaries_and_writes(tmp_path):
 
 def test_interrupted_training_gives_the_same_bytes(tmp_path, monkeypatch):
     train(tmp_path / "a")
-    step, calls = IrnTask.step, []
-
-    def failing(self, batch):
-        calls.append(1)
-        if len(calls) == 4:  # in the second epoch of two steps
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(IrnTask, "step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b")
+    calls = interrupt(monkeypatch, IrnTask, lambda: train(tmp_path / "b"), at=4)  # in the second epoch of two steps
     assert not (tmp_path / "b" / "irn.pt").exists()
     train(tmp_path / "b")
     assert len(calls) == 6  # the first epoch was not repeated
-    for name in ("irn.pt", "metrics.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert same_bytes(tmp_path / "a", tmp_path / "b", "irn.pt", "metrics.csv")
 
 
 @pytest.mark.parametrize("count", [1, 3])

@@ -11,7 +11,8 @@ from camflow.models.mctformer import load_mctformer
 from camflow.train.augment import AUGMENTATIONS, ResizedCrop
 from camflow.train.mctformer import MctFormerParams, MctFormerTask, train_mctformer
 from camflow.train.randaugment import rand_augment, random_erasing
-from tests.train.test_seam_train import Patches, table
+from tests.train.runs import interrupt, run_in, same_bytes, table
+from tests.train.test_seam_train import Patches
 
 SMALL = {
     "backbone": "small", "width": 24, "depth": 2, "heads": 2, "crop": 32, "crop_area": None, "augment": {}, "epochs": 3,
@@ -25,11 +26,7 @@ def train(folder, val=None, **changes):
         Patches(32, 1),
         val,
         MctFormerParams(**{**SMALL, **changes}),
-        out=folder / "classifier.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder),
     )
 
 
@@ -59,20 +56,9 @@ def test_interrupted_training_gives_the_same_bytes(tmp_path, monkeypatch):
         "epochs": 2,
     }
     train(tmp_path / "a", **random)
-    step, calls = MctFormerTask.step, []
-
-    def failing(self, batch):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(MctFormerTask, "step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b", **random)
+    interrupt(monkeypatch, MctFormerTask, lambda: train(tmp_path / "b", **random))
     train(tmp_path / "b", **random)
-    for name in ("classifier.pt", "metrics.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert same_bytes(tmp_path / "a", tmp_path / "b", "classifier.pt", "metrics.csv")
 
 
 def test_biases_norms_tokens_and_positions_do_not_decay():

@@ -19,6 +19,7 @@ from camflow.train.seam import (
     seam_losses,
     train_seam,
 )
+from tests.train.runs import interrupt, run_in, same_bytes, table
 
 SMALL = {"backbone": "tiny", "width": 8, "epochs": 2, "batch_size": 8, "crop": 40, "scale": (40, 48), "augment": {}}
 
@@ -131,17 +132,8 @@ def train(folder, val=None, **changes):
         Patches(32, 1),
         val,
         SeamParams(**{**SMALL, **changes}),
-        out=folder / "seam.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder, "seam.pt"),
     )
-
-
-def table(folder):
-    names, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    return [dict(zip(names, map(float, row), strict=True)) for row in rows]
 
 
 def test_it_learns_and_writes(tmp_path):
@@ -169,20 +161,9 @@ def test_it_learns_and_writes(tmp_path):
 
 def test_interrupted_training_gives_the_same_bytes(tmp_path, monkeypatch):
     train(tmp_path / "a")
-    step, calls = SeamTask.step, []
-
-    def failing(self, batch):
-        calls.append(1)
-        if len(calls) == 6:
-            raise KeyboardInterrupt
-        return step(self, batch)
-
-    monkeypatch.setattr(SeamTask, "step", failing)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "b")
+    interrupt(monkeypatch, SeamTask, lambda: train(tmp_path / "b"))
     train(tmp_path / "b")
-    for name in ("seam.pt", "metrics.csv"):
-        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+    assert same_bytes(tmp_path / "a", tmp_path / "b", "seam.pt", "metrics.csv")
 
 
 def test_starts_from_a_classifier_and_freezes(tmp_path):

@@ -28,6 +28,7 @@ from camflow.train.segment import (
 )
 from camflow.train.settings import TrainSettings
 from tests.train.processes import run_two
+from tests.train.runs import run_in, table
 
 SMALL = {
     "backbone": "tiny",
@@ -440,18 +441,9 @@ def train(folder, val=None, **changes):
         catalog,
         catalog,
         params(**changes),
-        out=folder / "segmenter.pt",
-        metrics_csv=folder / "metrics.csv",
-        scratch=folder / "scratch",
-        key="k",
-        progress=False,
+        **run_in(folder, "segmenter.pt"),
         catalog_val=val,
     )
-
-
-def table(folder):
-    names, *rows = [line.split(",") for line in (folder / "metrics.csv").read_text().splitlines()]
-    return [dict(zip(names, map(float, row), strict=True)) for row in rows]
 
 
 @pytest.mark.parametrize(
