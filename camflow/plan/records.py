@@ -224,16 +224,15 @@ def load(places: Iterable[str | Path]) -> list[Record]:
 
     Raises ``ConfigError`` for a place that is neither.
     """
-    found: dict[str, Record] = {}
+    found: dict[Record, None] = {}
     for item in map(Path, places):
         if item.is_dir():
-            lines = filter(None, map(_joined, sorted(item.rglob("*.json"))))
+            found |= dict.fromkeys(filter(None, map(_joined, sorted(item.rglob("*.json")))))
         elif item.is_file():
-            lines = _saved(item)
+            found |= dict.fromkeys(_saved(item))
         else:
             raise ConfigError(f"{item}: there are no records; give a folder of benchmarks or a file of saved records")
-        found.update((json.dumps(line, sort_keys=True), _record(line)) for line in lines)
-    return list(found.values())
+    return list(found)
 
 
 def save(records: Iterable[Record], path: Path) -> int:
@@ -243,33 +242,30 @@ def save(records: Iterable[Record], path: Path) -> int:
     return len(lines)
 
 
-def _joined(description: Path) -> dict[str, Any] | None:
+def _joined(description: Path) -> Record | None:
     """A job's description with the time that Snakemake wrote; None where either is missing, torn or of another kind."""
     try:
-        line = json.loads(description.read_text(encoding="utf-8"))
         with open(description.with_suffix(".tsv"), newline="", encoding="utf-8") as handle:
             measured = next(csv.DictReader(handle, delimiter="\t"))
-        if line.pop("format", None) != FORMAT:
-            return None
-        line["seconds"] = float(measured["s"])
-    except (OSError, ValueError, KeyError, StopIteration, AttributeError):
+        return _record(description.read_text(encoding="utf-8"), seconds=float(measured["s"]))
+    except (OSError, ValueError, KeyError, TypeError, StopIteration):
         return None
-    return line
 
 
-def _saved(path: Path) -> Iterator[dict[str, Any]]:
+def _saved(path: Path) -> Iterator[Record]:
     for number, text in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         try:
-            line = json.loads(text)
-            if line.pop("format") != FORMAT:
-                raise ValueError
-        except (ValueError, KeyError, AttributeError):
+            yield _record(text)
+        except (ValueError, KeyError, TypeError):
             raise ConfigError(
                 f"{path}: line {number} is no record of a job; write the file with --save-records"
             ) from None
-        yield line
 
 
-def _record(line: dict[str, Any]) -> Record:
-    work = {**line["work"], "networks": tuple(line["work"]["networks"])}
-    return Record(**{**{item.name: line[item.name] for item in fields(Record)}, "work": Work(**work)})
+def _record(text: str, **more: float) -> Record:
+    """A record from its JSON. Raises ``ValueError``, ``KeyError`` or ``TypeError`` for anything else."""
+    line = {**json.loads(text), **more}
+    if line["format"] != FORMAT:
+        raise ValueError(f"{line['format']} is not {FORMAT}")
+    work = Work(**{**line["work"], "networks": tuple(line["work"]["networks"])})
+    return Record(**{**{item.name: line[item.name] for item in fields(Record)}, "work": work})

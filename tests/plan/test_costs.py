@@ -238,6 +238,11 @@ def test_halves_of_a_record_and_other_files_are_passed_over(tmp_path):
     (tmp_path / "torn time.tsv").write_text("s\th:m:s\n")
     (tmp_path / "foreign.json").write_text('{"images": 3}')
     (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "list.tsv").write_text(whole.with_suffix(".tsv").read_text())
+    lacking = json.loads(whole.read_text())
+    del lacking["cpu"]
+    (tmp_path / "lacking.json").write_text(json.dumps(lacking))
+    (tmp_path / "lacking.tsv").write_text(whole.with_suffix(".tsv").read_text())
     assert len(records.load([tmp_path])) == 1
 
 
