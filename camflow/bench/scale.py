@@ -110,7 +110,7 @@ def measure(folder: Path, images: int, side: int, cores: int, step=lambda name: 
         "images": images,
         "plans": plans,
         "run": whole,
-        "stages": _stages(folder),
+        "stages": _stages(folder, images),
         "files": _count(folder / "results"),
         "snakemake_files": _count(folder / ".snakemake"),
     }
@@ -178,21 +178,21 @@ def _measured(folder: Path, command: list[str]) -> dict[str, float]:
     }
 
 
-def _stages(folder: Path) -> list[dict[str, Any]]:
+def _stages(folder: Path, images: int) -> list[dict[str, Any]]:
     """What each stage took, by the records that its jobs left, the training split alone."""
     from camflow.plan import records
 
     found = []
     for rule, name in STAGES.items():
         jobs = [item for item in records.load([folder / "results/benchmarks"]) if item.work.rule == rule]
-        most = max(item.work.images for item in jobs)
-        jobs = [item for item in jobs if item.work.images == most]
+        most = max(item.work.units for item in jobs)
+        jobs = [item for item in jobs if item.work.units == most]
         seconds = sum(item.stage for item in jobs)
         found.append(
             {
                 "name": name,
                 "jobs": len(jobs),
-                "images": round(sum(item.work.images for item in jobs)),
+                "images": round(sum(item.work.images or 0 for item in jobs)) or images,  # none of an index over shards
                 "seconds": seconds,
                 "cpu_seconds": sum(item.cpu for item in jobs),
                 "whole_seconds": sum(item.seconds for item in jobs),

@@ -51,12 +51,15 @@ class Estimate:
     Attributes:
         seconds: of time while it runs. size: bytes that it will write.
         tier: how like it the jobs behind this are: HERE, SAME or OTHER.
+        stretch: how many times the work of the largest of them it is. What a stage does once counts as if it grew with
+            the images, so a large stretch makes an estimate too high.
         records: those jobs.
     """
 
     seconds: float
     size: float
     tier: str
+    stretch: float
     records: tuple[Record, ...]
 
 
@@ -81,7 +84,9 @@ def estimate(job: Job, records: Sequence[Record]) -> Estimate | None:
     tier, found = next((tier, group) for tier, group in ((HERE, here), (SAME, same), (OTHER, like)) if group)
     start = statistics.fmean(max(item.seconds - item.stage, 0.0) for item in found)
     rate = sum(item.stage * _width(item) for item in found) / sum(item.work.units for item in found)
-    return Estimate(start + rate * work.units / _width(job), _size(work, found), tier, tuple(found))
+    seconds = start + rate * work.units / _width(job)
+    stretch = work.units / max(item.work.units for item in found)
+    return Estimate(seconds, _size(work, found), tier, stretch, tuple(found))
 
 
 def _width(item: Job | Record) -> int:
@@ -107,6 +112,7 @@ class Stage:
         run: jobs to run; of these ``unknown`` without an estimate.
         core_seconds, gpu_seconds, new: cores and GPUs kept busy and bytes written by those with an estimate.
         tiers: how many of the estimates stand on what. records: the finished jobs they stand on.
+        stretch: the largest of theirs.
         measured: whether jobs of the rule leave a record.
     """
 
@@ -119,6 +125,7 @@ class Stage:
     core_seconds: float = 0.0
     gpu_seconds: float = 0.0
     new: float = 0.0
+    stretch: float = 0.0
     tiers: dict[str, int] = field(default_factory=dict)
     records: set[Record] = field(default_factory=set)
 
@@ -156,6 +163,7 @@ def sum_up(jobs: Sequence[Job], records: Sequence[Record], cores: int, gpus: int
         stage.gpu_seconds += found.seconds * job.gpus
         stage.new += found.size
         stage.tiers[found.tier] = stage.tiers.get(found.tier, 0) + 1
+        stage.stretch = max(stage.stretch, found.stretch)
         stage.records.update(found.records)
     return Costs(list(stages.values()), wall_seconds([job for job in jobs if job.run], seconds, cores, gpus))
 

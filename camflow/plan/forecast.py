@@ -19,6 +19,7 @@ from camflow.plan.costs import HERE, OTHER, SAME, Costs, Job, Stage, sum_up
 from camflow.plan.plan import PROJECT, Plan
 
 ASK = PROJECT / "workflow/jobs.py"
+FAR = 10  # times the work of the largest recorded job: from there on an estimate says so
 LONG = 30  # characters of a device's name
 
 
@@ -120,6 +121,7 @@ def _stage(stage: Stage) -> dict[str, Any]:
         "new_bytes": round(stage.new) if known else None,
         "stands_on": {
             "records": len(used),
+            "stretch": stage.stretch if known else None,
             "estimates": dict(sorted(stage.tiers.items())),
             "datasets": sorted({item.work.dataset for item in used}),
             "devices": sorted({item.device for item in used}),
@@ -148,6 +150,10 @@ def show(report: dict[str, Any], console: Console) -> None:
         )
     if any(OTHER in item["stands_on"]["estimates"] for item in report["stages"]):
         console.print(f"'{OTHER}': parameters differ from those of the recorded jobs, so expect another order of size.")
+    if any((item["stands_on"]["stretch"] or 0) >= FAR for item in report["stages"]):
+        console.print(
+            "'x the work': far more than was recorded; what a stage does once counts as if it grew too, so expect less."
+        )
     console.print("Estimates grow with images and epochs, not with the size of the photos.")
 
 
@@ -191,6 +197,8 @@ def _basis(item: dict[str, Any]) -> str:
         tiers = " / ".join(tier for tier in (HERE, SAME, OTHER) if tier in basis["estimates"])
         devices = ", ".join(name[:LONG].strip() for name in basis["devices"])
         parts.append(f"{_count(basis['records'], 'run')}, {tiers} ({', '.join(basis['datasets'])}; {devices})")
+        if basis["stretch"] >= FAR:
+            parts[-1] += f", {_number(basis['stretch'])} x the work"
     if item["jobs_without_record"]:
         parts.append("no record yet" if not parts else f"{item['jobs_without_record']} without a record")
     return "; ".join(parts)

@@ -105,6 +105,9 @@ def work_of(plan: Plan, rule: str, description: dict[str, Any]) -> Work:
     parameters, networks = description["parameters"], _networks(plan, goal)
     own = {} if len(goal.steps) == 1 else {key: value for key, value in parameters.items() if key not in FREE}
     images, known = _images(plan, goal, description)
+    index = goal.leaf.each is not None and not description.get("shard")  # over the shards: it holds no image
+    if index:
+        images, known = None, True
     return Work(
         rule=rule,
         dataset=goal.steps[0],
@@ -112,7 +115,7 @@ def work_of(plan: Plan, rule: str, description: dict[str, Any]) -> Work:
         networks=tuple(item["backbone"] for item in networks),
         images=images,
         epochs=int(parameters.get("epochs") or 1) if trains(goal) else 1,
-        grows=goal.leaf.suffix == ".h5" and (goal.leaf.split or goal.leaf.each == "image"),
+        grows=not index and goal.leaf.suffix == ".h5" and (goal.leaf.split or goal.leaf.each == "image"),
         known=known,
     )
 

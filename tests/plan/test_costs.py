@@ -73,6 +73,7 @@ def test_several_runs_are_pooled():
     assert found.seconds == pytest.approx((5 + 7) / 2 + (100 * 2 + 300 * 1) / (50 + 150) * 10)
     assert found.size == pytest.approx((5000 + 9000) / (50 + 150) * 10)
     assert found.records == (CRF_RECORD, second)
+    assert found.stretch == pytest.approx(10 / 150)
 
 
 def test_what_no_number_of_images_changes_costs_the_same_again():
@@ -276,6 +277,8 @@ def test_work_counts_images_epochs_and_shards(plan):
     assert (train.images, train.epochs, train.units, train.grows) == (40, 3, 120, False)
     maps = work(made, "parts/plain/cam/maps.train.h5", shard=(0, 4))
     assert (maps.images, maps.epochs, maps.grows, maps.networks) == (10, 1, True, ("tiny",))
+    index = work(made, "parts/plain/cam/maps.train.h5")  # over the shards
+    assert (index.images, index.known, index.grows) == (None, True, False)
     crf = work(made, "parts/plain/cam/crf/masks.val.h5")
     assert (crf.images, crf.networks, crf.grows) == (6, (), True)
     figure = work(made, "parts/plain/cam/overlays.val.png")
@@ -307,9 +310,11 @@ def test_settings_leave_out_what_does_not_cost(plan):
     assert train["plain"].settings == train["longer"].settings  # only the seed and the epochs differ
     assert train["plain"].settings != train["wide"].settings
     assert train["plain"].networks == train["wide"].networks != train["deep"].networks
-    maps = {name: work(made, f"parts/{name}/maps.val.h5") for name in ("plain/cam", "plain/cams", "wide/cam")}
+    maps = {
+        name: work(made, f"parts/{name}/maps.val.h5", shard=(0, 2)) for name in ("plain/cam", "plain/cams", "wide/cam")
+    }
     assert len({item.settings for item in maps.values()}) == 3
-    assert maps["plain/cam"].settings == work(made, "parts/longer/cam/maps.val.h5").settings
+    assert maps["plain/cam"].settings == work(made, "parts/longer/cam/maps.val.h5", shard=(1, 2)).settings
     # The CRF does not know the network; the same on another dataset.
     crf = [work(made, f"{name}/cam/crf/masks.train.h5") for name in ("parts/plain", "parts/deep", "more/plain")]
     assert len({item.settings for item in crf}) == 1
@@ -406,7 +411,7 @@ def test_without_records_no_number_is_given(asked):
 
 def test_with_records_of_the_same_settings(asked, tmp_path):
     # 20 images a shard: 2 s of start and 0.5 s an image, measured on 8.
-    done = replace(work(asked, "parts/plain/cam/maps.val.h5", "localize_cam"), images=8.0)
+    done = replace(work(asked, "parts/plain/cam/maps.val.h5", "localize_cam", (0, 1)), images=8.0)
     record = replace(CRF_RECORD, work=done, seconds=6.0, stage=4.0, threads=1, size=800)
     leave(Path("results/benchmarks"), "maps", record, tmp_path / "maps.h5")
     report = forecast.forecast(asked, [], cores=1, gpus=0, save=tmp_path / "saved.jsonl")
@@ -415,7 +420,10 @@ def test_with_records_of_the_same_settings(asked, tmp_path):
     assert report["total"]["new_bytes"] == 2 * 20 * 100
     (cam,) = [stage for stage in report["stages"] if stage["rule"] == "localize_cam"]
     assert cam["stands_on"]["records"] == 1 and cam["stands_on"]["estimates"] == {HERE: 2}
-    assert "About 24 s on 1 core" in printed(report)
+    assert "About 24 s on 1 core" in printed(report) and "x the work" not in printed(report)
+    cam["stands_on"]["stretch"] = 40.0
+    assert "40 x the work" in printed(report) and "expect less" in printed(report)
+    cam["stands_on"]["stretch"] = 2.5
     # The same from the saved file alone, as on another machine; and by the config.
     (Path("results/benchmarks") / "maps.json").unlink()
     assert forecast.forecast(asked, [], cores=1, gpus=0)["wall_seconds"] is None
