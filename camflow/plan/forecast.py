@@ -198,7 +198,7 @@ def _basis(item: dict[str, Any]) -> str:
         devices = ", ".join(name[:LONG].strip() for name in basis["devices"])
         parts.append(f"{_count(basis['records'], 'run')}, {tiers} ({', '.join(basis['datasets'])}; {devices})")
         if basis["stretch"] >= FAR:
-            parts[-1] += f", {_number(basis['stretch'])} x the work"
+            parts[-1] += f", {basis['stretch']:.0f} x the work"
     if item["jobs_without_record"]:
         parts.append("no record yet" if not parts else f"{item['jobs_without_record']} without a record")
     return "; ".join(parts)
