@@ -94,7 +94,7 @@ def _report(costs: Costs, cores: int, gpus: int, known: int) -> dict[str, Any]:
     total = {key: sum(stage[key] for stage in stages) for key in summed}
     foretold = [stage for stage in stages if stage["core_hours"] is not None]
     for key in ("core_hours", "gpu_hours", "new_bytes"):
-        total[key] = sum(stage[key] for stage in foretold) if foretold or not total["jobs_to_run"] else None
+        total[key] = sum(stage[key] for stage in foretold) if foretold or not costs.unknown else None
     return {
         "cores": cores,
         "gpus": gpus,
@@ -138,6 +138,9 @@ def show(report: dict[str, Any], console: Console) -> None:
         )
         return
     console.print(_table(report))
+    if not any(item["jobs_to_run"] for item in report["stages"] if item["measured"]):
+        console.print("Only links, figures and tables are to be made; they are not measured.")
+        return
     where = _count(report["cores"], "core") + (f" and {_count(report['gpus'], 'GPU')}" if total["gpu_hours"] else "")
     if report["wall_seconds"] is None:
         console.print(f"How long it takes cannot be said: of {report['records']} records none is of such a job.")

@@ -450,3 +450,14 @@ def test_nothing_to_run_is_said_in_a_line(asked, monkeypatch):
     report = forecast.forecast(asked, [], cores=1, gpus=0)
     assert printed(report).strip() == "Nothing to run: 4 jobs cached, 0 B on disk."
     assert report["total"]["core_hours"] == 0 and report["wall_seconds"] == 0
+
+
+def test_links_alone_are_no_work_without_a_record(asked, monkeypatch):
+    ask = forecast.ask_snakemake
+    monkeypatch.setattr(
+        forecast, "ask_snakemake", lambda *given: [{**item, "run": item["rule"] == "view"} for item in ask(*given)]
+    )
+    report = forecast.forecast(asked, [], cores=1, gpus=0)
+    assert report["complete"] and report["total"]["jobs_to_run"] == 1 and report["total"]["core_hours"] == 0
+    text = printed(report)
+    assert "Only links" in text and "cannot be said" not in text and "About" not in text
