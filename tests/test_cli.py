@@ -48,8 +48,8 @@ def build(plan: Plan) -> None:
     for goal in [goal for goal in goals if not goal.startswith("tables/")]:
         target = parse_target(goal)
         paths |= {item.path: plan.path(item) for item in plan.reads(target).values()}
-        for key, parts in plan.explain(target).items():
-            write_json(plan.store / "keys" / f"{key}.json", parts)
+        for name, (key, parts) in plan.explain(target).items():
+            write_json(plan.register(name) / f"{key}.json", parts)
     for goal, path in paths.items():
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         Path(path).write_text(goal)
@@ -285,11 +285,11 @@ def test_why_names_the_changed_module(folder, capsys):
     plan = configure({})
     build(plan)
     steps = ("parts", "plain", "cam")
-    register = plan.store / "keys" / f"{plan.key(steps)}.json"
-    parts = json.loads(register.read_text())
+    entry = plan.register("/".join(steps)) / f"{plan.key(steps)}.json"
+    parts = json.loads(entry.read_text())
     parts["code"]["camflow.localize.cam"] = "0" * 64
-    register.rename(register.with_name("00000000.json"))
-    write_json(register.with_name("00000000.json"), parts)
+    entry.rename(entry.with_name("00000000.json"))
+    write_json(entry.with_name("00000000.json"), parts)
     assert "  was 00000000:\n    code.camflow.localize.cam: changed\n" in why(capsys)
 
 

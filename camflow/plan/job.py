@@ -119,10 +119,10 @@ class Job:
         plan = Plan.load(self.files, self.overrides)
         now = plan.output_now(self.description)
         if self.description.get("segments"):
-            for key, parts in plan.explain(parse_target(self.target)).items():
-                register = plan.store / "keys" / f"{key}.json"
-                if not register.exists():
-                    write_json(register, parts)
+            for name, (key, parts) in plan.explain(parse_target(self.target)).items():
+                entry = plan.register(name) / f"{key}.json"
+                if not entry.exists():
+                    write_json(entry, parts)
         plan.save_caches()
         self._marks = plan.marks()
         if now != self.description["output"]:

@@ -1184,15 +1184,20 @@ class Plan:
             f"tables/{name}.csv", (), path, token=token, scores=[g.path for g in self.scores_of(name)], **parts
         )
 
-    def explain(self, goal: Target, shard: tuple[int, int] | None = None) -> dict[str, Any]:
-        """The parts of every key in a target's path, for the key register and ``camflow why``."""
-        found = {
-            self.key(goal.steps[: n + 1]): {"of": "/".join(goal.steps[: n + 1]), **self.parts(goal.steps[: n + 1])}
-            for n in range(len(goal.steps))
-        }
-        if not shard and (token := self.token(goal)):
-            found[token] = {"of": goal.path, **self.token_parts(goal)}
+    def explain(self, goal: Target) -> dict[str, tuple[str, dict[str, Any]]]:
+        """Every key in a target's path with its parts, by the readable name of what it is the key of."""
+        heads = [goal.steps[: n + 1] for n in range(len(goal.steps))]
+        found = {"/".join(steps): (self.key(steps), self.parts(steps)) for steps in heads}
+        if token := self.token(goal):
+            found[goal.path] = (token, self.token_parts(goal))
         return found
+
+    def register(self, name: str) -> Path:
+        """Folder of the key register: of a readable name, the parts of each key it ever had as ``KEY.json``.
+
+        By name, since things of several names may share a key: whichever is made first, the register is the same.
+        """
+        return self.store / "keys" / name
 
 
 def _is_path(value: Any) -> bool:

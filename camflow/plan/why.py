@@ -14,12 +14,10 @@ from camflow.store import read_json
 
 def explain(plan: Plan, goal: Target) -> Iterator[str]:
     """Lines for people: each key in the target's path, whether its result exists, and what changed since others."""
-    register = _register(plan)
-    for key, parts in plan.explain(goal).items():
-        name = parts["of"]
+    for name, (key, parts) in plan.explain(goal).items():
         path = _place(plan, goal, name)
         yield f"{name}  key {key}  {'exists' if path.exists() else 'not computed yet'}  ({path})"
-        others = [(other, found) for other, found in register.get(name, []) if other != key]
+        others = [(other, found) for other, found in _registered(plan, name) if other != key]
         for other, found in others:
             changes = list(differences(found, parts))
             yield f"  was {other}:"
@@ -52,12 +50,11 @@ def _place(plan: Plan, goal: Target, name: str) -> Path:
     return plan.folder(tuple(name.split("/")))
 
 
-def _register(plan: Plan) -> dict[str, list[tuple[str, dict[str, Any]]]]:
-    found: dict[str, list[tuple[str, dict[str, Any]]]] = {}
-    for path in sorted((plan.store / "keys").glob("*.json"), key=lambda item: item.stat().st_mtime, reverse=True):
-        parts = read_json(path)
-        found.setdefault(parts["of"], []).append((path.stem, parts))
-    return found
+def _registered(plan: Plan, name: str) -> list[tuple[str, dict[str, Any]]]:
+    """Keys that a readable name had, with their parts, the newest first."""
+    files = [path for path in plan.register(name).glob("*.json") if path.is_file()]  # folders: results below it
+    files.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    return [(path.stem, read_json(path)) for path in files]
 
 
 def differences(old: Any, new: Any, where: str = "") -> Iterator[str]:
