@@ -130,9 +130,14 @@ def plan_of(project: Project, overrides: dict | None = None) -> dict[str, str]:
 def plans_after(project: Project, added: dict[str, str]) -> dict[str, dict[str, str]]:
     """File -> the plan after that file alone has got a text at its end.
 
-    Each plan is made by a process of its own, forked from one that has the imports behind it and has planned nothing.
+    Each plan is made by a process of its own, forked from one that has the imports behind it, has read all modules as they
+    were, and has planned nothing.
     """
     code = f"""{PLAN}
+from camflow.plan import keys
+top = keys.PACKAGE.parent
+names = [".".join(file.relative_to(top).with_suffix("").parts) for file in keys.PACKAGE.rglob("*.py")]
+keys.code_digests(name.removesuffix(".__init__") for name in names)
 found = {{}}
 for file, text in json.loads({json.dumps(added)!r}).items():
     path = Path(file)
