@@ -109,7 +109,7 @@ def files_of(plan: Plan, steps: tuple[str, ...], options: argparse.Namespace) ->
         raise RecipeError(f"refiner '{steps[-1]}' needs true masks, which photos of your own do not have")
     files = Files(target(steps[:3], "maps", SPLIT))
     if not options.labels:
-        if plan.is_virtual(steps[:2]):
+        if plan.is_virtual(steps[:2]) or plan.is_told(steps):
             raise ConfigError(f"'{'/'.join(steps)}' has no classifier that could name the classes; give --labels")
         files = replace(files, confidence=target(steps[:2], "confidence", SPLIT))
     if len(steps) == 4:

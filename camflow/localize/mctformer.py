@@ -25,7 +25,7 @@ from camflow.errors import ConfigError, did_you_mean
 from camflow.localize.cam import add_views
 from camflow.localize.extract import Method, Photos, Views, extract_maps
 from camflow.localize.maps import SeedMaps, summed_maps
-from camflow.models.mctformer import LAST_BLOCKS, MAPS
+from camflow.models.mctformer import MAPS
 from camflow.store import StoreWriter
 
 EPSILON = 1e-8
@@ -39,12 +39,13 @@ class MctFormerMapParams(Views):
         scales: as in ``Views``.
         maps: ``refined``, ``fused`` (without the affinity of patches) or ``attention`` (without the patch tokens' own
             maps, as of MCTformer-V1); the maps of the patch tokens alone are those of localizer ``cam``.
-        last_blocks: number of blocks whose attention from class to patch is summed.
+        last_blocks: number of blocks whose attention from class to patch is summed; None: see
+            ``MctFormer.features_and_attention``.
     """
 
     scales: tuple[float, ...] = (1.0,)
     maps: str = "refined"
-    last_blocks: int = LAST_BLOCKS
+    last_blocks: int | None = None
 
     def __post_init__(self):
         super().__post_init__()

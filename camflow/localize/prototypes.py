@@ -23,7 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -43,7 +43,7 @@ from camflow.localize.extract import (
     to_views,
 )
 from camflow.localize.kmeans import KMeans, check_options, kmeans, unit
-from camflow.localize.maps import SeedMaps, checked_seed, full_size_maps
+from camflow.localize.maps import checked_seed, full_size_maps
 from camflow.models.host import TAPS, given_labels, linear_scorer
 from camflow.params import from_config
 from camflow.store import Store, StoreWriter
@@ -326,8 +326,7 @@ def class_mask(masks: Store, image_id: str, class_index: int, size: tuple[int, i
             f"{masks.path}: image '{image_id}' has no map of class '{masks.class_names[class_index]}' though its label "
             "names it; make the maps again"
         )
-    only = SeedMaps(seed.classes[row], [m[row] for m in seed.maps], seed.size, seed.frame, seed.stride)
-    return full_size_maps(only)[0]
+    return full_size_maps(replace(seed, classes=seed.classes[row], maps=[m[row] for m in seed.maps]))[0]
 
 
 def images_of_class(catalog: Photos, class_index: int, params: PrototypeParams) -> dict[str, int]:

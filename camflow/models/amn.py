@@ -62,7 +62,7 @@ class Amn(nn.Module):
         label_enc: the embedding of the labels.
         aspp: the convolutions.
         dropout: probability with which a feature is dropped in training.
-        stride, mean, std: as of ``Classifier``.
+        stride, map_stride, mean, std: as of ``Classifier``.
         class_names, meta, spec: as of ``Classifier``.
     """
 
@@ -74,7 +74,7 @@ class Amn(nn.Module):
         self.label_enc = nn.Linear(net.n_classes, width)
         self.aspp = Aspp(width, net.n_classes + 1, rates)
         self.dropout = dropout
-        self.stride = net.stride
+        self.stride, self.map_stride = net.stride, net.map_stride
         self.mean, self.std = net.mean, net.std
         self.spec = spec
         self.class_names: list[str] = []

@@ -164,7 +164,8 @@ class Masker(nn.Module):
         )
         self.upsample = upsample
         self.mask_stride = strides[self._levels[0]]
-        self.stride, self.mean, self.std = net.stride, net.mean, net.std
+        self.stride, self.map_stride = net.stride, net.map_stride
+        self.mean, self.std = net.mean, net.std
         self.spec = {
             "classifier": net.spec,
             "taps": None if taps is None else list(taps),

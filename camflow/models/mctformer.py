@@ -112,13 +112,15 @@ class MctFormer(VisionTransformer):
         """Return the class logits ``(B, C)``."""
         return self.tokens(x)[0].mean(dim=2)
 
-    def features_and_attention(self, x: torch.Tensor, last: int = LAST_BLOCKS) -> tuple[torch.Tensor, AttentionMaps]:
+    def features_and_attention(self, x: torch.Tensor, last: int | None = None) -> tuple[torch.Tensor, AttentionMaps]:
         """Return the patch tokens and their attention.
 
         Args:
             x: photos.
-            last: number of blocks, counted from the end, whose attention from class to patch is summed.
+            last: number of blocks, counted from the end, whose attention from class to patch is summed. None: three, as
+                published, or all of a network of fewer.
         """
+        last = min(LAST_BLOCKS, len(self.blocks)) if last is None else last
         if not 1 <= last <= len(self.blocks):
             raise ConfigError(f"last_blocks: the network has {len(self.blocks)} blocks, so 1 to that many, not {last}")
         first, sums = len(self.blocks) - last, [torch.zeros(()), torch.zeros(())]
@@ -132,7 +134,7 @@ class MctFormer(VisionTransformer):
         patches = self.tokens(x, observe)[1]
         return patches, AttentionMaps(sums[0].unflatten(2, patches.shape[2:]), sums[1])
 
-    def attention_maps(self, x: torch.Tensor, *, last: int = LAST_BLOCKS, kind: str = "refined") -> torch.Tensor:
+    def attention_maps(self, x: torch.Tensor, *, last: int | None = None, kind: str = "refined") -> torch.Tensor:
         """Return the class maps ``(B, C, h, w)`` >= 0: ``refined``, ``fused`` or of the ``attention`` alone."""
         patches, attention = self.features_and_attention(x, last)
         return attention.apply(self.head(patches).relu().to(attention.affinity.dtype), kind)

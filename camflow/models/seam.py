@@ -147,7 +147,7 @@ class Seam(nn.Module):
         nn.init.xavier_uniform_(self.f9.weight, gain=4)
         nn.init.xavier_uniform_(net.head.weight)
         self.head = ForegroundHead(net.head)
-        self.stride = net.stride
+        self.stride, self.map_stride = net.stride, net.map_stride
         self.mean, self.std = net.mean, net.std
         self.spec = spec
         self.class_names: list[str] = []

@@ -188,28 +188,29 @@ class VisionTransformer(nn.Module):
         cells = self.patch_embed(x)
         grid = cells.shape[2:]
         both = torch.cat([self.cls_token.expand(len(x), -1, -1), cells.flatten(2).transpose(1, 2)], dim=1)
-        both = both + self.positions(grid)
+        both = both + self.positions(grid, x.shape[2] == x.shape[3])
         for number, block in enumerate(self.blocks):
             both = block(both, None if observe is None else lambda weights, n=number: observe(n, weights))
         own, patches = both[:, : self.n_tokens], both[:, self.n_tokens :]
         return own, patches.transpose(1, 2).unflatten(2, grid)
 
-    def positions(self, grid: Sequence[int]) -> torch.Tensor:
-        """The position embedding (1, C + h*w, D) of a grid (h, w)."""
+    def positions(self, grid: Sequence[int], square: bool = True) -> torch.Tensor:
+        """The position embedding (1, C + h*w, D) of a grid (h, w), of a photo that is square or not."""
         own, patches = self.pos_embed[:, : self.n_tokens], self.pos_embed[:, self.n_tokens :]
-        return torch.cat([own, resize_positions(patches, grid)], dim=1)
+        return torch.cat([own, resize_positions(patches, grid, square)], dim=1)
 
 
-def resize_positions(patches: torch.Tensor, grid: Sequence[int]) -> torch.Tensor:
+def resize_positions(patches: torch.Tensor, grid: Sequence[int], square: bool = True) -> torch.Tensor:
     """Resize the patch part (1, n*n, D) of a position embedding to a grid (h, w): (1, h*w, D).
 
     Bicubic, with the scale (h + .1)/n of the published code, whose tenth keeps the rounded size from falling short;
-    the samples lie where that scale puts them. The embedding's own grid comes back as it is.
+    the samples lie where that scale puts them. The embedding's own grid comes back as it is, but for a photo that is not
+    ``square`` and has it after its last cells were cut off: the published code resizes that one too.
     """
     side = math.isqrt(patches.shape[1])
-    if (side, side) == tuple(grid):
+    if square and (side, side) == tuple(grid):
         return patches
     scale = tuple((n + 0.1) / side for n in grid)
-    square = patches.transpose(1, 2).unflatten(2, (side, side))
-    resized = functional.interpolate(square, scale_factor=scale, mode="bicubic", align_corners=False)
+    table = patches.transpose(1, 2).unflatten(2, (side, side))
+    resized = functional.interpolate(table, scale_factor=scale, mode="bicubic", align_corners=False)
     return resized.flatten(2).transpose(1, 2)

@@ -129,8 +129,32 @@ class Plan:
             if kind == "dataset" and self.has_masks(name):
                 provided.add("masks")
             self._check_values(kind, name, provided)
+        if len(steps) >= 3:
+            self._check_blocks(steps)
         if len(steps) >= 3 and self.method("localizer", steps[2]) == "erasing":
             self._check_erasing(steps)
+
+    def _check_start(self, name: str, start: str) -> None:
+        """Refuse a classifier that would start from one whose layers it does not have."""
+        item, other = self.instance("classifier", name), self.instance("classifier", start)
+        if other["method"] != "plain":
+            raise RecipeError(f"classifier '{start}' is of method {other['method']}; name one of method plain")
+        for key in ("backbone", "width"):
+            if other.get(key) != item.get(key):
+                raise RecipeError(
+                    f"classifier '{start}' has {key}: {other.get(key)}, '{name}' {item.get(key)}; give both the same"
+                )
+
+    def _check_blocks(self, steps: tuple[str, ...]) -> None:
+        """Refuse maps of more blocks than the config gives a transformer."""
+        depth, last = (
+            self.instance(kind, name).get(key)
+            for kind, name, key in (("classifier", steps[1], "depth"), ("localizer", steps[2], "last_blocks"))
+        )
+        if depth and last and last > depth:
+            raise RecipeError(
+                f"localizers.{steps[2]}.last_blocks: {last}, but '{steps[1]}' has depth: {depth}; set it to {depth} or less"
+            )
 
     def _check_erasing(self, steps: tuple[str, ...]) -> None:
         """Refuse a localizer `erasing` that would not find what its classifier's rounds erase."""
@@ -604,6 +628,18 @@ class Plan:
         if first == str(self.results) and readable.split("/")[0] not in RESERVED - {"tables", "papers", "gallery"}:
             self.path_of(readable)
 
+    def borrowed(self, path: str) -> list[str]:
+        """Instances that train on the dataset of a readable path, but stand only in config files before the one that
+        names it: sizes and schedules for other photos, as a rule. As ``section.name``; none for tables and the like."""
+        first, _, readable = os.path.normpath(path).partition("/")
+        if first != str(self.results) or readable.split("/")[0] in RESERVED:
+            return []
+        dataset, *names = parse_target(readable).steps
+        meant = self.layers.configured(dataset) | self.layers.given(dataset)
+        used = [(section_of(kind), name) for kind, name in zip(KINDS[1:], names, strict=False)]
+        trained = [(section, name) for section, name in used if "epochs" in self.config[section].get(name, {})]
+        return [f"{section}.{name}" for section, name in trained if (section, name) not in meant]
+
     def shards(self, goal: Target) -> int:
         """Number of shards a file is made in; affects speed alone."""
         return self.class_count(goal.steps[0]) if goal.leaf.each == "class" else int(self.config["runtime"]["shards"])
@@ -771,6 +807,8 @@ class Plan:
             if following:
                 raise RecursionError
             self.check(other)
+            if name == "warm_start":
+                self._check_start(steps[-1], other[-1])
             self.key(other)
         except RecursionError:
             raise RecipeError(

@@ -23,8 +23,10 @@ def conflicts(item: Mapping[str, Any]) -> Iterator[str]:
         yield from _cct(item)
     if item.get("method") == "casm":
         yield from _casm(item)
-    if item.get("method") in ("casm", "amn"):
+    if item.get("method") in ("casm", "amn", "seam"):
         yield from _start(item)
+    if item.get("method") in ("confident", "irn", "lpcam"):
+        yield from _bands(item)
 
 
 def _loop(item: Mapping[str, Any]) -> Iterator[str]:
@@ -109,3 +111,13 @@ def _casm(item: Mapping[str, Any]) -> Iterator[str]:
 def _start(item: Mapping[str, Any]) -> Iterator[str]:
     if item.get("warm_start") and item.get("weights") != "none":
         yield f"weights: {item['weights']} and warm_start are two initial states; set weights: none, or leave warm_start out"
+
+
+def _bands(item: Mapping[str, Any]) -> Iterator[str]:
+    """Bounds in the wrong order; of two where one is the preset's, the training of the method says so."""
+    sure, background = item.get("conf_fg"), item.get("conf_bg")
+    if sure is not None and background is not None and background > sure:
+        yield f"conf_bg: {background} is above conf_fg: {sure}; what is surely background scores lower"
+    context = item.get("context")
+    if isinstance(context, list) and context[0] > context[1]:
+        yield f"context: {context[0]} is above {context[1]}; exchange them"

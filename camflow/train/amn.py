@@ -9,6 +9,7 @@ as in IRN's networks, which is an assumption.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Unpack
 
@@ -24,6 +25,8 @@ from camflow.train.loop import Task
 from camflow.train.segment import LabelMaps, Photos, SegmentSamples, nearest_labels
 from camflow.train.settings import TrainSettings
 from camflow.train.tofile import Run, train_to_file
+
+log = logging.getLogger(__name__)
 
 
 class LabelledPhotos(Photos, Protocol):
@@ -84,6 +87,8 @@ class AmnParams(TrainSettings):
 
     def build(self, n_classes: int) -> Amn:
         """Build the network with its initial weights."""
+        if self.weights == "none" and (self.freeze_bn or self.freeze_stem or self.detach != "none"):
+            log.warning("weights: none with freeze_bn, freeze_stem or detach leaves untrained layers as they are drawn")
         names = (
             "weights", "output_stride", "dilate", "width", "rates", "dropout", "freeze_bn", "freeze_stem", "detach", "seed",
         )  # fmt: skip

@@ -21,7 +21,7 @@ from camflow.localize.lpcam import (
     params_from_config,
     similarity_maps,
 )
-from camflow.localize.maps import full_size_maps, read_seed
+from camflow.localize.maps import SeedMaps, full_size_maps, read_seed
 from camflow.localize.prototypes import (
     PRESETS,
     ClassPrototypes,
@@ -29,6 +29,7 @@ from camflow.localize.prototypes import (
     PrototypeParams,
     Reservoir,
     SelectionParams,
+    class_mask,
     class_scores,
     cluster_class,
     collect,
@@ -192,6 +193,18 @@ def test_split_is_strict_on_both_sides():
     above, below = split_cells(mask, (2, 2), 0.5)
     assert above.tolist() == [[False, False], [False, True]]
     assert below.tolist() == [[True, False], [True, False]]
+
+
+def test_a_mask_of_maps_that_are_read_as_they_are(tmp_path):
+    """Maps that readers do not divide by their maximum (AMN's) part the cells by what they say."""
+    maps = np.full((1, 4, 4), 0.03, np.float32)
+    for absolute, level in ((True, 0.03), (False, 1)):
+        path = tmp_path / f"{absolute}.h5"
+        with StoreWriter(path, stage="maps", class_names=["cat", "dog"]) as writer:
+            values, attrs = SeedMaps(np.array([1]), [maps], (16, 16), stride=4, absolute=absolute).pack()
+            writer.write("a", values, **attrs)
+        mask = class_mask(Store(path, stage="maps"), "a", 1, (16, 16))
+        np.testing.assert_allclose(mask, level, rtol=0, atol=1e-3)
 
 
 def test_mask_is_resized_by_nearest_neighbour():

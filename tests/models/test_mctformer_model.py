@@ -135,6 +135,7 @@ def test_positions_of_another_grid_by_the_formula():
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-12)
     whole = square.reshape(1, -1, 2)
     assert resize_positions(whole, (side, side)) is whole
+    assert not torch.equal(resize_positions(whole, (side, side), square=False), whole)
 
 
 def test_branches_are_left_out_in_training_only():

@@ -6,9 +6,12 @@ import pytest
 import torch
 
 from camflow.errors import ConfigError
+from camflow.models.amn import build_amn
 from camflow.models.backbones import build_trunk
 from camflow.models.classifier import build_classifier, load_classifier, save_classifier
+from camflow.models.masker import build_masker
 from camflow.models.mctformer import architecture_of, build_mctformer, save_mctformer
+from camflow.models.seam import build_seam
 from camflow.models.timm_backbones import create
 from camflow.plan.job import software
 
@@ -44,6 +47,9 @@ def test_features_are_those_of_timm(tmp_path, name):
         lost = name == "test_convnext"  # its kernels do not overlap
         assert features.shape[2:] == tuple((n + (0 if lost else 31)) // 32 for n in size)
     assert ours.map_stride == (1 if lost else 32)
+    for build in (build_amn, build_seam, build_masker):
+        wrapper = build(ours) if build is build_masker else build(f"timm:{name}", 3)
+        assert wrapper.map_stride == ours.map_stride
     assert ours.stride == 32 and ours.level_strides[-1] == 32
     assert ours.level_channels == tuple(f.shape[1] for f in ours.level_features(photos(64, 64)))
 

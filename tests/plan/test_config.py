@@ -205,6 +205,20 @@ def test_all_problems_are_listed_at_once(load):
         assert text in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("section", "item", "words"),
+    [
+        ("refiners", {"method": "confident", "conf_fg": 0.1, "conf_bg": 0.5}, "conf_bg: 0.5 is above conf_fg: 0.1"),
+        ("refiners", {"method": "irn", "conf_fg": 0.1, "conf_bg": 0.5}, "conf_bg: 0.5 is above conf_fg: 0.1"),
+        ("localizers", {"method": "lpcam", "context": [0.9, 0.1]}, "context: 0.9 is above 0.1; exchange them"),
+        ("classifiers", {"method": "seam", "warm_start": "plain", "weights": "a.pth"}, "two initial states"),
+    ],
+)
+def test_bounds_and_starts_that_cannot_be(load, section, item, words):
+    with pytest.raises(ConfigError, match=words):
+        load({section: {"mine": item}})
+
+
 # --- schemas and code say the same -----------------------------------------------------------------------------------
 
 

@@ -10,10 +10,12 @@ CONFIG = {
     "classifiers": {
         "plain": {"method": "plain", "backbone": "tiny", "weights": "none"},
         "mctformer": {"method": "mctformer", "backbone": "small", "crop": 96},
+        "shallow": {"method": "mctformer", "backbone": "small", "depth": 2, "crop": 96},
     },
     "localizers": {
         "cam": {"method": "cam"},
         "mctformer": {"method": "mctformer"},
+        "four_blocks": {"method": "mctformer", "last_blocks": 4},
         "advcam": {"method": "advcam"},
         "advcam_attention": {"method": "advcam", "pooled": "logits", "accumulate": "refined"},
         "lpcam": {"method": "lpcam"},
@@ -62,6 +64,10 @@ def test_what_fits(plan):
         ),
         ("plain/lpcam_attention", r"localizer 'lpcam_attention' \(fusion: attention\) needs attention maps"),
         ("plain/advcam_attention", r"\(pooled: logits, accumulate: refined\) needs class tokens, refined maps"),
+        (
+            "shallow/four_blocks",
+            r"localizers.four_blocks.last_blocks: 4, but 'shallow' has depth: 2; set it to 2 or less",
+        ),
         ("plain/lpcam_own_cells", r"localizer 'lpcam_own_cells' \(mask: mctformer\) needs attention maps"),
         ("mctformer/seam", r"localizer 'seam' \(method seam\) needs pixel correlation"),
         ("mctformer/mctformer/irn", r"refiner 'irn' \(method irn\) needs convolutional trunk"),

@@ -96,8 +96,20 @@ def test_what_the_warm_start_is_made_from_counts(plan):
             "classifiers.seam.warm_start: there is no classifier 'plian' in classifiers of the config; did you mean "
             "'plain'?",
         ),
+        (
+            {"seam.warm_start": "scratch"},
+            "classifiers.seam.warm_start: classifier 'scratch' is of method seam; name one of method plain",
+        ),
+        (
+            {"plain.backbone": "resnet18"},
+            "classifiers.seam.warm_start: classifier 'plain' has backbone: resnet18, 'seam' tiny; give both the same",
+        ),
+        (
+            {"plain.width": 7},
+            "classifiers.seam.warm_start: classifier 'plain' has width: 7, 'seam' ",
+        ),
     ],
-    ids=["itself", "in a circle", "unknown"],
+    ids=["itself", "in a circle", "unknown", "another method", "another backbone", "another width"],
 )
 def test_a_warm_start_that_cannot_be(plan, changes, words):
     made = plan(**{f"classifiers.{place}": value for place, value in changes.items()}, recipes=["parts/plain"])

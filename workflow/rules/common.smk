@@ -3,6 +3,7 @@ import functools
 import re
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 from camflow.errors import CamflowError
 from camflow.plan import gallery as galleries
@@ -29,10 +30,17 @@ try:
     # the Snakefile is read, Snakemake does not say yet what it was asked for.)
     asked = [os.path.normpath(item) for item in sys.argv[1:] if os.path.normpath(item).startswith("results" + os.sep)]
     reports = (".html", ".zip") if "--report" in sys.argv else ()
-    for path in [item for item in asked if not item.endswith(reports)] or DEFAULT_TARGETS:
-        if workflow.is_main_process:
-            PLAN.check_readable(path)
     if workflow.is_main_process:
+        wanted = [item for item in asked if not item.endswith(reports)] or DEFAULT_TARGETS
+        for path in wanted:
+            PLAN.check_readable(path)
+        borrowed = sorted({(path.split(os.sep)[1], item) for path in wanted for item in PLAN.borrowed(path)})
+        for dataset, item in borrowed:
+            logger.warning(
+                f"{dataset}: {item} is that of a config file before the one that names this dataset, so it may be made for "
+                f"other photos (the embedded default's are, for drawn ones of 96 pixels). If that is not meant, write {item} "
+                f"beside datasets.{dataset}."
+            )
         PLAN.save_caches()
 except CamflowError as error:
     # Snakemake prints its own error type without a traceback.
