@@ -62,10 +62,9 @@ def test_the_example_is_planned(extended):
 
 @pytest.mark.long
 def test_the_example_runs(extended):
-    extended.snakemake(
-        f"{RECIPE}/score.val.json", f"{RECIPE}/crf/score.val.json", "results/parts/plain/cam/maps.val.h5"
-    )
-    sharp, plain = (Store(extended.results / f"parts/plain/{name}/maps.val.h5") for name in ("sharp", "cam"))
+    maps = [f"results/parts/plain/{name}/maps.val.h5" for name in ("sharp", "cam")]
+    extended.snakemake(f"{RECIPE}/score.val.json", f"{RECIPE}/crf/score.val.json", *maps)
+    sharp, plain = (Store(extended.folder / path) for path in maps)
     assert len(plain) == 6 and sharp.ids == plain.ids
     for image_id in plain.ids:  # maps are stored by their largest value, so a power of one is that of the other
         np.testing.assert_allclose(sharp.read(image_id), plain.read(image_id).astype(float) ** 3, rtol=0, atol=2e-3)
