@@ -129,11 +129,6 @@ def run_views(model: Host, views: torch.Tensor) -> torch.Tensor:
     return model.score_maps(flat).unflatten(0, views.shape[:2])
 
 
-def map_stride(model: nn.Module) -> int:
-    """What readers of a host's maps round the photo up to: its stride, unless it says otherwise (``SeedMaps.stride``)."""
-    return int(getattr(model, "map_stride", model.stride))
-
-
 # --- one batch -------------------------------------------------------------------------------------------------------
 
 
@@ -184,7 +179,7 @@ def localize_batch(
         kind = torch.promote_types(table.dtype, torch.float32)
         per_scale.append([m.detach().to(kind).cpu().numpy() for m in maps])
     found = iter(zip(*per_scale, strict=True))
-    frame, stride = frame_size(batch.size, params.long_side), map_stride(model)
+    frame, stride = frame_size(batch.size, params.long_side), model.map_stride
     return [
         SeedMaps(classes, list(next(found)) if len(classes) else [], batch.size, frame, stride)
         for classes in batch.classes

@@ -63,6 +63,7 @@ class MaskHost(nn.Module):
             raise ConfigError("masker: this classifier has no masker; use one of method casm")
         self.model, self.head = model, model.head
         self.mean, self.std, self.stride = model.mean, model.std, model.mask_stride
+        self.map_stride = 1 if model.map_stride == 1 else self.stride
         self.class_names = model.class_names
 
 

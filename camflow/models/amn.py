@@ -118,7 +118,8 @@ class AmnHost:
 
     def __init__(self, model: Amn, classes: np.ndarray):
         self.model = model
-        self.head, self.stride, self.mean, self.std = model.head, model.stride, model.mean, model.std
+        self.head, self.mean, self.std = model.head, model.mean, model.std
+        self.stride, self.map_stride = model.stride, model.map_stride
         self.class_names, self.meta = model.class_names, model.meta
         labels = torch.zeros(1, model.n_classes, device=model.label_enc.weight.device)
         labels[0, torch.as_tensor(np.asarray(classes, np.int64))] = 1

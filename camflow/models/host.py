@@ -41,12 +41,15 @@ class Host(Protocol):
 
     Attributes:
         stride: pixels of the image per cell, nominally: h = ceil(H / stride) up to the network's own padding.
+        map_stride: what readers of its maps round the photo up to, ``SeedMaps.stride``: the stride, or 1 where rows and
+            columns that do not fill a cell are lost.
         mean, std: normalisation of RGB/255, per channel.
         class_names: of the C classes, empty if it does not know them.
         head: see ``Head``.
     """
 
     stride: int
+    map_stride: int
     mean: Sequence[float]
     std: Sequence[float]
     class_names: list[str]

@@ -114,7 +114,7 @@ def _start(item: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _bands(item: Mapping[str, Any]) -> Iterator[str]:
-    """Bounds in the wrong order; of two where one is the preset's, the training of the method says so."""
+    """Bounds in the wrong order; where one of two is the preset's, the stage that reads them says so."""
     sure, background = item.get("conf_fg"), item.get("conf_bg")
     if sure is not None and background is not None and background > sure:
         yield f"conf_bg: {background} is above conf_fg: {sure}; what is surely background scores lower"

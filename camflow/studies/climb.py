@@ -19,7 +19,6 @@ from camflow.data.catalog import Catalog
 from camflow.data.sample import sampled
 from camflow.evaluate.sweep import SeedSweep
 from camflow.localize.advcam import AdvCamParams, Pairs, climb
-from camflow.localize.extract import map_stride
 from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.studies.images import Shown, show_images
 from camflow.studies.scored import Scored, best_row
@@ -94,7 +93,7 @@ def climb_study(
         for number, own in enumerate(counts):
             for position, count in enumerate(own):
                 maps = [m[number, :, count - 1] * factors[count - 1] for m in found]
-                seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, map_stride(model))
+                seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, model.map_stride)
                 sweeps[number][position].update(full_size_maps(seed), shown.classes, truth, shown.image_id)
     rows = [
         {"panel": panel, **_values(setting), "steps": count, **best_row(sweep, scored), "images": used}

@@ -19,7 +19,6 @@ from torch import nn
 from camflow.data.catalog import Catalog
 from camflow.data.sample import sampled
 from camflow.evaluate.sweep import SeedSweep
-from camflow.localize.extract import map_stride
 from camflow.localize.lpcam import LpcamParams, class_vectors, seen
 from camflow.localize.maps import SeedMaps, full_size_maps
 from camflow.localize.prototypes import PrototypeParams, cluster_points, collect, images_of_class
@@ -93,7 +92,7 @@ def sensitivity_study(
     for shown, found in show_images(model, catalog, ids, selection, work, **options):
         truth, used = catalog.mask(shown.image_id), used + 1
         for sweep, maps in zip(sweeps, found, strict=True):
-            seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, map_stride(model))
+            seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, model.map_stride)
             sweep.update(full_size_maps(seed), shown.classes, truth, shown.image_id)
     return pd.DataFrame(
         {"panel": panel, "value": value, **best_row(sweep, scored, ("precision", "recall")), "images": used}

@@ -12,7 +12,7 @@ from torch import nn
 
 from camflow.data.sample import sampled
 from camflow.localize.advcam import AdvCamParams, Pairs, climb
-from camflow.localize.extract import Photos, map_stride, write_seed
+from camflow.localize.extract import Photos, write_seed
 from camflow.localize.maps import SeedMaps
 from camflow.store import StoreWriter
 from camflow.studies.images import Shown, show_images
@@ -64,7 +64,7 @@ def successive_maps(
 
     for shown, (sums, told) in show_images(model, catalog, sampled(catalog, images), params, work, **options):
         for count, maps in zip(at, sums, strict=True):
-            seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, map_stride(model))
+            seed = SeedMaps(shown.classes, maps, shown.size, shown.frame, model.map_stride)
             write_seed(writer, f"{shown.image_id}@{count}", seed)
         for t, values in enumerate(told):
             for number, (score, other, covered) in zip(shown.classes, values, strict=True):

@@ -9,7 +9,6 @@ as in IRN's networks, which is an assumption.
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, Unpack
 
@@ -23,10 +22,8 @@ from camflow.train.amn_loss import amn_losses
 from camflow.train.augment import check_augmentations
 from camflow.train.loop import Task
 from camflow.train.segment import LabelMaps, Photos, SegmentSamples, nearest_labels
-from camflow.train.settings import TrainSettings
+from camflow.train.settings import TrainSettings, warn_of_frozen
 from camflow.train.tofile import Run, train_to_file
-
-log = logging.getLogger(__name__)
 
 
 class LabelledPhotos(Photos, Protocol):
@@ -87,8 +84,7 @@ class AmnParams(TrainSettings):
 
     def build(self, n_classes: int) -> Amn:
         """Build the network with its initial weights."""
-        if self.weights == "none" and (self.freeze_bn or self.freeze_stem or self.detach != "none"):
-            log.warning("weights: none with freeze_bn, freeze_stem or detach leaves untrained layers as they are drawn")
+        warn_of_frozen(self.weights, self.freeze_bn, self.freeze_stem, self.detach)
         names = (
             "weights", "output_stride", "dilate", "width", "rates", "dropout", "freeze_bn", "freeze_stem", "detach", "seed",
         )  # fmt: skip

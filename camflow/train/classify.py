@@ -8,7 +8,6 @@ px, learning rate 0.1 (head 1.0), multi-label soft-margin loss, SGD whose moment
 from __future__ import annotations
 
 import dataclasses
-import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, Unpack
@@ -28,9 +27,8 @@ from camflow.train.hiding import LayerHidingParams, hide_in_layer, stop_hiding
 from camflow.train.inputs import InputParams
 from camflow.train.loop import Samples, Task
 from camflow.train.metrics import Row
+from camflow.train.settings import warn_of_frozen
 from camflow.train.tofile import Run, train_to_file
-
-log = logging.getLogger(__name__)
 
 LOSSES = ("soft_margin", "cross_entropy")
 
@@ -70,8 +68,7 @@ class PlainParams(InputParams):
     def build(self, n_classes: int) -> Classifier:
         """Build the network with its initial weights."""
         names = ("weights", "output_stride", "dilate", "pooling", "width", "freeze_bn", "freeze_stem", "detach", "seed")
-        if self.weights == "none" and (self.freeze_bn or self.freeze_stem or self.detach != "none"):
-            log.warning("weights: none with freeze_bn, freeze_stem or detach leaves untrained layers as they are drawn")
+        warn_of_frozen(self.weights, self.freeze_bn, self.freeze_stem, self.detach)
         model = build_classifier(self.backbone, n_classes, **{name: getattr(self, name) for name in names})
         if self.hide_layer is not None:
             hide_in_layer(model, from_config(LayerHidingParams, self.hide_layer))

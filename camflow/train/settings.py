@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, fields
 
 from camflow.errors import ConfigError, did_you_mean
+
+log = logging.getLogger(__name__)
 
 CHOICES = {
     "optimizer": ("sgd", "adam", "adamw"),
@@ -81,3 +84,9 @@ class TrainSettings:
     def settings(self) -> TrainSettings:
         """The part that the loop reads, of a method's parameters that inherit these."""
         return TrainSettings(**{field.name: getattr(self, field.name) for field in fields(TrainSettings)})
+
+
+def warn_of_frozen(weights: str, freeze_bn: bool, freeze_stem: bool, detach: str) -> None:
+    """Say so where layers neither train nor have weights to start from; parameters as of ``PlainParams``."""
+    if weights == "none" and (freeze_bn or freeze_stem or detach != "none"):
+        log.warning("weights: none with freeze_bn, freeze_stem or detach leaves untrained layers as they are drawn")

@@ -2,6 +2,7 @@
 
 import importlib
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,6 +10,7 @@ from camflow.errors import ConfigError
 from camflow.models.amn import build_amn
 from camflow.models.backbones import build_trunk
 from camflow.models.classifier import build_classifier, load_classifier, save_classifier
+from camflow.models.host import given_labels
 from camflow.models.masker import build_masker
 from camflow.models.mctformer import architecture_of, build_mctformer, save_mctformer
 from camflow.models.seam import build_seam
@@ -49,7 +51,8 @@ def test_features_are_those_of_timm(tmp_path, name):
     assert ours.map_stride == (1 if lost else 32)
     for build in (build_amn, build_seam, build_masker):
         wrapper = build(ours) if build is build_masker else build(f"timm:{name}", 3)
-        assert wrapper.map_stride == ours.map_stride
+        told = given_labels(wrapper, [np.array([1])])
+        assert wrapper.map_stride == told.map_stride == ours.map_stride
     assert ours.stride == 32 and ours.level_strides[-1] == 32
     assert ours.level_channels == tuple(f.shape[1] for f in ours.level_features(photos(64, 64)))
 
